@@ -1,0 +1,1 @@
+"""The engine: importing it must stay cheap."""
