@@ -153,7 +153,8 @@ class Batch:
 @dataclass(frozen=True, slots=True)
 class UpdateResult:
     """What one update did. `columns` holds one value a *trained* token (N, in batch order) for each name:
-    `old`, `advantage`, `clipped`, `entropy`."""
+    `old`, `advantage`, `clipped`, `entropy`.
+    """
 
     loss: float
     grad_norm: float

@@ -27,7 +27,8 @@ class Sampler(Protocol):
 
 class Teacher(Protocol):
     """Scores given ids. `unit` says in what portions it likes its work: a whole step at once where it shares the
-    device with the sampler (large, reproducible batches), group by group where it runs beside it."""
+    device with the sampler (large, reproducible batches), group by group where it runs beside it.
+    """
 
     unit: Literal["group", "step"]
 
