@@ -3,6 +3,7 @@
     RnowError                 exit 1   anything a user can act on; message + hint, never a traceback
     ├── FindingsError         exit 1   the project or config has problems, all listed
     ├── RunFailed             exit 1   a run stopped by itself (self-check, lost rollouts, full disk)
+    ├── RolloutFailed                  one rollout could not be completed: dropped and counted, the run goes on
     ├── UsageError            exit 2   the command was called wrongly
     ├── EnvironmentMissing    exit 3   an extra, a GPU, a key or a program is not there
     ├── WouldOverwrite        exit 4   something is in the way and --force was not given
@@ -74,6 +75,10 @@ class FindingsError(RnowError):
 
 class RunFailed(RnowError):
     """A run stopped by itself; what was saved before is still there."""
+
+
+class RolloutFailed(RnowError):
+    """One rollout could not be completed: it is dropped and counted, the run goes on."""
 
 
 class UsageError(RnowError):

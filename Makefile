@@ -1,0 +1,46 @@
+# Everything runs from .venv, made here. No target but system-deps needs root.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH := 2.13.0
+DEMO_DIR ?= .demo
+WORKERS ?= 2
+
+.PHONY: help install demo test check format system-deps bench clean
+
+help:           ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "%-14s%s\n", $$1, $$2}'
+
+install: $(VENV)/.installed   ## make .venv with rnow (editable), the training stack and the development tools
+
+$(VENV)/.installed: pyproject.toml constraints.txt scripts/install_torch.py
+	@$(PYTHON) -c 'import sys; sys.exit("rnow needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.11 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python scripts/install_torch.py $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	@touch $@
+
+demo: install   ## distil a tiny teacher into a tiny student, from scratch, in under three minutes
+	rm -rf $(DEMO_DIR)
+	$(BIN)/python scripts/demo.py $(DEMO_DIR)
+
+test: install   ## run the test suite
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+check: install  ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install  ## run the benchmarks, one JSON line each
+	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+system-deps:    ## Debian packages (needs root); this version needs none
+	@echo "system-deps: this version needs no system packages"
+
+clean:          ## remove what make made
+	rm -rf $(VENV) $(DEMO_DIR) build dist

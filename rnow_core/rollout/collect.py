@@ -1,0 +1,84 @@
+"""Prompts in, scored rollouts out: groups sampled together, failures dropped and counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rnow_core.data.seeds import sample_key
+from rnow_core.errors import RolloutFailed, RunFailed
+from rnow_core.rollout.episode import sample_episode
+from rnow_core.rollout.parts import RolloutParts
+from rnow_core.rollout.score import score_rewards, score_with_teachers
+from rnow_core.types import Prompt, ScoredRollout
+
+RETRY_OFFSET = 1_000_000
+"""A retried step samples with other keys: its rollouts are numbered from here for their seeds."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The surviving rollouts of a step, in the order of prompts and samples, and why the others failed."""
+
+    rollouts: list[ScoredRollout]
+    failures: tuple[str, ...] = ()
+
+
+async def collect(prompts: Sequence[Prompt], group_size: int, step: int, parts: RolloutParts) -> Collected:
+    """Sample `group_size` rollouts of each prompt, then score them.
+
+    A step that keeps less than half of its rollouts is sampled once more with other seeds; then the run stops.
+
+    Raises:
+        RunFailed: twice more than half of the rollouts failed; the message has the commonest cause.
+    """
+    sampled = await _sample(prompts, group_size, step, parts, offset=0)
+    if _too_few(sampled, len(prompts) * group_size):
+        sampled = await _sample(prompts, group_size, step, parts, offset=RETRY_OFFSET)
+    if _too_few(sampled, len(prompts) * group_size):
+        cause, count = Counter(sampled.failures).most_common(1)[0]
+        raise RunFailed(
+            f"step {step}: {len(sampled.failures)} of {len(prompts) * group_size} rollouts failed, "
+            f"most often ({count}) with: {cause}",
+            "fix the cause, then continue with: rnow run --resume",
+        )
+    return Collected(await score_with_teachers(sampled.rollouts, parts), sampled.failures)
+
+
+def _too_few(collected: Collected, wanted: int) -> bool:
+    return 2 * len(collected.rollouts) < wanted
+
+
+async def _sample(
+    prompts: Sequence[Prompt], group_size: int, step: int, parts: RolloutParts, offset: int
+) -> Collected:
+    """All rollouts of the step at once; the sampler decides how many run beside each other."""
+    tasks = [
+        asyncio.ensure_future(_one(prompt, sample, step, parts, offset))
+        for prompt in prompts
+        for sample in range(group_size)
+    ]
+    try:
+        outcomes = await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    return Collected(
+        [outcome for outcome in outcomes if isinstance(outcome, ScoredRollout)],
+        tuple(outcome for outcome in outcomes if isinstance(outcome, str)),
+    )
+
+
+async def _one(
+    prompt: Prompt, sample: int, step: int, parts: RolloutParts, offset: int
+) -> ScoredRollout | str:
+    """One rollout with its rewards, or the reason why there is none."""
+    key = sample_key(parts.seed, step, prompt.index, sample + offset, 0)
+    try:
+        return await score_rewards(await sample_episode(prompt, sample, key, parts), parts)
+    except RolloutFailed as failure:
+        return failure.message

@@ -1,0 +1,75 @@
+"""How good is a policy on the held-out rows: rewards, and the KL to the teacher on its own samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rnow_core.rollout.collect import collect
+from rnow_core.rollout.parts import RolloutParts
+from rnow_core.types import Prompt, ScoredRollout
+
+EVAL_STEP = 0
+"""Evaluations sample with the seeds of step 0, which is never trained: before and after are compared on the same
+random numbers."""
+
+
+async def evaluate(
+    prompts: Sequence[Prompt], group_size: int, batch_size: int | None, parts: RolloutParts
+) -> dict[str, float]:
+    """Sample `group_size` rollouts of every prompt and average.
+
+    Returns:
+        `reward/mean` and `reward/<name>` (where rows have rewards), `teacher_kl` (token mean of sampler minus
+        teacher logprob, where there is a teacher), `truncated_fraction`, `tokens/completion` (mean) and `rollouts`.
+    """
+    portion = batch_size or len(prompts)
+    rollouts: list[ScoredRollout] = []
+    for start in range(0, len(prompts), portion):
+        collected = await collect(prompts[start : start + portion], group_size, EVAL_STEP, parts)
+        rollouts.extend(collected.rollouts)
+    return {
+        "rollouts": float(len(rollouts)),
+        "truncated_fraction": _mean([float(scored.rollout.truncated) for scored in rollouts]),
+        "tokens/completion": _mean([float(sum(s.rollout.trajectory.mask_T)) for s in rollouts]),
+        **reward_means(rollouts),
+        **sampled_kl(rollouts),
+    }
+
+
+def without_teachers(parts: RolloutParts) -> RolloutParts:
+    """The same parts for a policy that nobody scores."""
+    return replace(parts, teachers={})
+
+
+def reward_means(rollouts: Sequence[ScoredRollout]) -> dict[str, float]:
+    """`reward/mean` over rollouts that have a reward, and `reward/<name>` over those that have that one."""
+    by_name: dict[str, list[float]] = {}
+    for scored in rollouts:
+        for name, value in scored.rewards.items():
+            by_name.setdefault(f"reward/{name}", []).append(value)
+        if scored.reward is not None:
+            by_name.setdefault("reward/mean", []).append(scored.reward)
+    return {name: _mean(values) for name, values in sorted(by_name.items())}
+
+
+def sampled_kl(rollouts: Sequence[ScoredRollout]) -> dict[str, float]:
+    """Token mean of log p_sampler - log p_teacher over sampled tokens."""
+    differences = [
+        mu - teacher
+        for scored in rollouts
+        if scored.teacher_logprobs_T is not None
+        for mu, teacher, trained in zip(
+            scored.rollout.trajectory.mu_T,
+            scored.teacher_logprobs_T,
+            scored.rollout.trajectory.mask_T,
+            strict=True,
+        )
+        if trained
+    ]
+    return {"teacher_kl": _mean(differences)} if differences else {}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan

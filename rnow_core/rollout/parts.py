@@ -1,0 +1,41 @@
+"""What a rollout is made with: the parts that `build` chose, and the settings that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rnow_core.data.renderer import Renderer
+from rnow_core.models.seams import Sampler, Teacher
+from rnow_core.types import Message, Prompt, SamplingParams
+
+
+class RewardScorer(Protocol):
+    """Scores finished conversations with the project's rewards."""
+
+    async def score(self, prompt: Prompt, messages: list[Message]) -> Mapping[str, float]:
+        """One value for each reward that the row names; RolloutFailed when a reward fails."""
+        ...
+
+    def total(self, rewards: Mapping[str, float]) -> float:
+        """The values as one reward."""
+        ...
+
+
+@dataclass(frozen=True)
+class RolloutParts:
+    """Everything `collect` needs. `teachers` maps a name to a teacher; rows without a `teacher` take the first."""
+
+    renderer: Renderer
+    sampler: Sampler
+    teachers: Mapping[str, Teacher]
+    rewards: RewardScorer | None
+    params: SamplingParams
+    context_window: int
+    seed: int
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def teacher_of(self, prompt: Prompt) -> str:
+        """The name of the teacher that scores this row."""
+        return prompt.teacher or next(iter(self.teachers))
