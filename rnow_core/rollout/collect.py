@@ -11,7 +11,7 @@ from rnow_core.data.seeds import sample_key
 from rnow_core.errors import RolloutFailed, RunFailed
 from rnow_core.rollout.episode import sample_episode
 from rnow_core.rollout.parts import RolloutParts
-from rnow_core.rollout.score import score_rewards, score_with_teachers
+from rnow_core.rollout.score import score_rewards, score_with_teachers, with_task_advantages
 from rnow_core.types import Prompt, ScoredRollout
 
 RETRY_OFFSET = 1_000_000
@@ -34,9 +34,10 @@ async def collect(prompts: Sequence[Prompt], group_size: int, step: int, parts: 
     Raises:
         RunFailed: twice more than half of the rollouts failed; the message has the commonest cause.
     """
-    sampled = await _sample(prompts, group_size, step, parts, offset=0)
-    if _too_few(sampled, len(prompts) * group_size):
-        sampled = await _sample(prompts, group_size, step, parts, offset=RETRY_OFFSET)
+    with parts.phase("rollout"):
+        sampled = await _sample(prompts, group_size, step, parts, offset=0)
+        if _too_few(sampled, len(prompts) * group_size):
+            sampled = await _sample(prompts, group_size, step, parts, offset=RETRY_OFFSET)
     if _too_few(sampled, len(prompts) * group_size):
         cause, count = Counter(sampled.failures).most_common(1)[0]
         raise RunFailed(
@@ -44,7 +45,9 @@ async def collect(prompts: Sequence[Prompt], group_size: int, step: int, parts: 
             f"most often ({count}) with: {cause}",
             "fix the cause, then continue with: rnow run --resume",
         )
-    return Collected(await score_with_teachers(sampled.rollouts, parts), sampled.failures)
+    with parts.phase("score"):
+        scored = await score_with_teachers(sampled.rollouts, parts)
+    return Collected(with_task_advantages(scored), sampled.failures)
 
 
 def _too_few(collected: Collected, wanted: int) -> bool:

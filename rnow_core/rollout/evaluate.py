@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from rnow_core.rollout.collect import collect
 from rnow_core.rollout.parts import RolloutParts
+from rnow_core.track.aggregate import reward_means
 from rnow_core.types import Prompt, ScoredRollout
 
 EVAL_STEP = 0
@@ -41,17 +42,6 @@ async def evaluate(
 def without_teachers(parts: RolloutParts) -> RolloutParts:
     """The same parts for a policy that nobody scores."""
     return replace(parts, teachers={})
-
-
-def reward_means(rollouts: Sequence[ScoredRollout]) -> dict[str, float]:
-    """`reward/mean` over rollouts that have a reward, and `reward/<name>` over those that have that one."""
-    by_name: dict[str, list[float]] = {}
-    for scored in rollouts:
-        for name, value in scored.rewards.items():
-            by_name.setdefault(f"reward/{name}", []).append(value)
-        if scored.reward is not None:
-            by_name.setdefault("reward/mean", []).append(scored.reward)
-    return {name: _mean(values) for name, values in sorted(by_name.items())}
 
 
 def sampled_kl(rollouts: Sequence[ScoredRollout]) -> dict[str, float]:

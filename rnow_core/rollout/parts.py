@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,6 +36,8 @@ class RolloutParts:
     context_window: int
     seed: int
     template_options: Mapping[str, Any] = field(default_factory=dict)
+    phase: Callable[[str], AbstractContextManager[object]] = nullcontext
+    """Entered around each phase of a step ("rollout", "score", "train"), to time it."""
 
     def teacher_of(self, prompt: Prompt) -> str:
         """The name of the teacher that scores this row."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -41,8 +42,31 @@ async def _score_with(name: str, rollouts: list[ScoredRollout], parts: RolloutPa
     requests = [teacher_request(scored.rollout) for scored in rollouts]
     scores = await parts.teachers[name].score(requests)
     return [
-        replace(scored, teacher=name, teacher_logprobs_T=align(scored.rollout, logprobs, name))
+        replace(
+            scored,
+            teacher=name,
+            teacher_prompt_text=scored.rollout.prompt_text,
+            teacher_logprobs_T=align(scored.rollout, logprobs, name),
+        )
         for scored, logprobs in zip(rollouts, scores, strict=True)
+    ]
+
+
+def with_task_advantages(rollouts: Sequence[ScoredRollout]) -> list[ScoredRollout]:
+    """Reward minus the mean of the group's survivors (grpo, not divided by the standard deviation).
+
+    A survivor that is alone in its group gets 0, and so does a rollout without a reward.
+    """
+    groups: dict[int, list[float]] = {}
+    for scored in rollouts:
+        if scored.reward is not None:
+            groups.setdefault(scored.rollout.prompt.index, []).append(scored.reward)
+    means = {index: math.fsum(rewards) / len(rewards) for index, rewards in groups.items()}
+    return [
+        scored
+        if scored.reward is None
+        else replace(scored, task_advantage=scored.reward - means[scored.rollout.prompt.index])
+        for scored in rollouts
     ]
 
 

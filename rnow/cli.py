@@ -1,0 +1,128 @@
+"""The commands and their options. Each body only hands over to its module in `rnow.commands`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rnow import __version__
+from rnow_core.errors import UsageError
+
+EXIT_CODES = """\b
+Exit codes:
+  0    ok
+  1    findings, or the run failed
+  2    the command was used wrongly
+  3    something is missing: docker, a GPU, an extra, a key
+  4    it would overwrite something
+  130  interrupted
+"""
+
+app = typer.Typer(
+    name="rnow",
+    help="Distil a big model into a small one on your own hardware.",
+    epilog=EXIT_CODES,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+
+
+def invoke(args: list[str]) -> int:
+    """Parse `args`, run the command and return its exit code. Usage errors become `rnow_core.errors.UsageError`."""
+    command = typer.main.get_command(app)
+    usage_error: type[Exception] = typer.BadParameter.__mro__[1]
+    try:
+        code = command.main(args or ["--help"], prog_name="rnow", standalone_mode=False)
+    except usage_error as error:
+        context = getattr(error, "ctx", None)
+        asked = context.command_path if context else "rnow"
+        raise UsageError(str(getattr(error, "format_message", error.__str__)()), f"See: {asked} --help") from error
+    return code if isinstance(code, int) else 0
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rnow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Distil a big model into a small one on your own hardware."""
+
+
+@app.command()
+def init(
+    template: Annotated[str, typer.Argument(help="What to start from; see --list.")] = "",
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]", show_default=False)] = Path(),
+    show_list: Annotated[bool, typer.Option("--list", help="List the templates.")] = False,
+    name: Annotated[str, typer.Option("--name", help="Project name [default: the folder's].")] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change what the skill proposes, e.g. student=PATH."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that differ. Deletes nothing.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Set up a project from a template in DIR (default: here)."""
+    from rnow.commands import init as command
+
+    if show_list:
+        return command.list_templates(as_json)
+    request = command.InitRequest(template, directory, name, tuple(settings or ()), dry_run, force)
+    return command.init(request, as_json)
+
+
+@app.command()
+def validate(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[DIR] [KEY=VALUE]", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Check everything that can be checked before a run, and show its plan. Writes nothing."""
+    from rnow.commands import validate as command
+
+    directory, overrides = command.split_arguments(arguments or [])
+    return command.validate(directory, overrides, as_json)
+
+
+@app.command()
+def run(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", show_default=False)] = None,
+    directory: Annotated[Path, typer.Option("--dir", "-d", metavar="DIR", help="The project.")] = Path(),
+    name: Annotated[str | None, typer.Option("--name", help="The run's folder below runs/.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only validate and show the plan.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Train. Ctrl-C once: finish the step, save, stop; twice: stop now.
+
+    KEY=VALUE changes a key of config.yml for this run: rnow run trainer.learning_rate=3e-5
+    """
+    from rnow.commands import run as command
+
+    request = command.RunRequest(directory, tuple(overrides or ()), name, resume)
+    return command.dry_run(request, as_json) if dry_run else command.run(request, as_json)
+
+
+@app.command()
+def schema(
+    field: Annotated[str, typer.Option("--field", metavar="a.b", help="Only this key of config.yml.")] = "",
+    as_json: Json = False,
+) -> int:
+    """Print the JSON Schema of config.yml, or explain one key."""
+    from rnow.commands import schema as command
+
+    return command.schema(field, as_json)

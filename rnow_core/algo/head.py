@@ -1,0 +1,184 @@
+"""Logprobs of given tokens straight from hidden states, without the N x V table of logits.
+
+Suffixes: N trained tokens, H hidden size, V vocabulary rows, C tokens of one chunk.
+
+With z = softcap(scale * (h W^T + b)), p = softmax(z) and y the given id,
+
+    logp = z_y - logsumexp(z)        d logp / d h = scale * ((onehot(y) - p) * dz/draw) W
+
+so one pass over a chunk of tokens has everything that backward needs in N x H numbers: the forward pass stores
+d logp / d h and backward scales its rows by the incoming gradient. Only a trainable head needs the logits again, for
+its own gradient.
+
+Precision: the two projections run in the head's dtype (hidden states are cast to it); a half-precision head gives
+float32 logits on CUDA and rounded ones on CPU, where torch offers no wider output. Softmax, logprobs and entropy are
+float32, or float64 for a float64 head. The stored rows have the dtype of the hidden states: it is the dtype that
+their gradient is returned in, and float32 rows for bf16 hidden states would double the memory for the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_BYTES = 128 * 2**20
+"""Default bound on one chunk x V buffer. At most three such buffers exist at a time."""
+
+
+def token_logprobs(
+    hidden_NH: Tensor,
+    weight_VH: Tensor,
+    ids_N: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    softcap: float | None = None,
+    scale: float = 1.0,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> tuple[Tensor, Tensor]:
+    """Natural-log probability of each id, and the entropy (nats) of the distribution that it comes from.
+
+    `softcap` is the final-logit cap of Gemma 2 (cap * tanh(z / cap)), `scale` multiplies the raw logits (Cohere's
+    logit_scale, 1 / Granite's logits_scaling). `chunk_bytes` bounds one chunk x V buffer; the chunk size follows
+    from it and V alone. Gradients reach `hidden_NH`, and `weight_VH` and `bias_V` where they require them; the
+    entropy has none. Returns two tensors of N, float32 (float64 for a float64 head).
+
+    Raises ValueError when shapes do not fit or an id is outside the head's rows.
+    """
+    _check(hidden_NH, weight_VH, ids_N, bias_V)
+    head = _Head(weight_VH, bias_V, softcap, scale, chunk_bytes)
+    with torch.autocast(hidden_NH.device.type, enabled=False):
+        if _needs_grad(hidden_NH, weight_VH, bias_V):
+            logp_N, entropy_N = _TokenLogprobs.apply(hidden_NH, weight_VH, bias_V, ids_N, head)
+            return logp_N, entropy_N
+        return _forward(hidden_NH, ids_N, head, None)
+
+
+class _Head:
+    """The projection from hidden states to logits, and how it is cut into chunks."""
+
+    def __init__(
+        self, weight_VH: Tensor, bias_V: Tensor | None, softcap: float | None, scale: float, chunk_bytes: int
+    ) -> None:
+        self.weight_VH = weight_VH.detach()
+        self.bias_V = None if bias_V is None else bias_V.detach()
+        self.softcap = softcap
+        self.scale = scale
+        self.dtype = torch.promote_types(weight_VH.dtype, torch.float32)
+        self.chunk = max(1, chunk_bytes // (weight_VH.shape[0] * self.dtype.itemsize))
+
+    def slices(self, n: int) -> Iterator[slice]:
+        """Cut n tokens into chunks."""
+        return (slice(start, min(start + self.chunk, n)) for start in range(0, n, self.chunk))
+
+    def logits(self, hidden_CH: Tensor) -> Tensor:
+        """Final logits of one chunk, C x V, in float32 or float64."""
+        hidden_CH = hidden_CH.to(self.weight_VH.dtype)
+        logits_CV = _matmul(hidden_CH, self.weight_VH.t(), self.dtype)
+        if self.bias_V is not None:
+            logits_CV += self.bias_V
+        if self.softcap is not None:
+            return logits_CV.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap)
+        return logits_CV if self.scale == 1.0 else logits_CV.mul_(self.scale)
+
+    def surprise(self, logits_CV: Tensor, p_CV: Tensor, ids_C: Tensor) -> Tensor:
+        """d(-logp) / d(raw logits * scale), C x V. Overwrites both arguments.
+
+        The id's own entry is p - 1 before anything is rounded: a confident token's gradient is the small rest.
+        """
+        grad_CV = p_CV.scatter_add_(1, ids_C[:, None], p_CV.new_full((len(ids_C), 1), -1.0))
+        if self.softcap is not None:
+            tanh_squared_CV = logits_CV.div_(self.softcap).square_()
+            grad_CV.addcmul_(grad_CV, tanh_squared_CV, value=-1.0)
+        return grad_CV
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, ids_N: Tensor, head: _Head
+    ) -> tuple[Tensor, Tensor]:
+        rows_NH = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
+        logp_N, entropy_N = _forward(hidden_NH, ids_N, head, rows_NH)
+        trainable = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        ctx.head = head
+        ctx.save_for_backward(rows_NH, *((hidden_NH, ids_N) if trainable else (None, None)))
+        ctx.mark_non_differentiable(entropy_N)
+        return logp_N, entropy_N
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_N: Tensor, _entropy: Tensor) -> tuple[Tensor | None, ...]:
+        rows_NH, hidden_NH, ids_N = ctx.saved_tensors
+        grad_hidden_NH = None if rows_NH is None else rows_NH * grad_N[:, None].to(rows_NH.dtype)
+        grad_weight_VH, grad_bias_V = None, None
+        if hidden_NH is not None:
+            with torch.autocast(hidden_NH.device.type, enabled=False):
+                grad_weight_VH, grad_bias_V = _head_gradient(
+                    hidden_NH, ids_N, grad_N, ctx.head, weight=ctx.needs_input_grad[1], bias=ctx.needs_input_grad[2]
+                )
+        return grad_hidden_NH, grad_weight_VH, grad_bias_V, None, None
+
+
+def _forward(hidden_NH: Tensor, ids_N: Tensor, head: _Head, rows_NH: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Logprobs and entropies; fills `rows_NH` with d logp / d h when it is given."""
+    logp_N = torch.empty(len(ids_N), dtype=head.dtype, device=hidden_NH.device)
+    entropy_N = torch.empty_like(logp_N)
+    for part in head.slices(len(ids_N)):
+        logits_CV = head.logits(hidden_NH[part])
+        logq_CV = torch.log_softmax(logits_CV, dim=1)
+        p_CV = logq_CV.exp()
+        logp_N[part] = logq_CV.gather(1, ids_N[part, None])[:, 0]
+        entropy_N[part] = -torch.linalg.vecdot(p_CV, logq_CV)
+        if rows_NH is not None:
+            grad_CV = head.surprise(logits_CV, p_CV, ids_N[part]).to(head.weight_VH.dtype)
+            rows_NH[part] = torch.mm(grad_CV, head.weight_VH).mul_(-head.scale)
+    return logp_N, entropy_N
+
+
+def _head_gradient(
+    hidden_NH: Tensor, ids_N: Tensor, grad_N: Tensor, head: _Head, *, weight: bool, bias: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of the head's weight and bias, summed over chunks in float32 or wider."""
+    shape = head.weight_VH.shape
+    grad_weight_VH = torch.zeros(shape, dtype=head.dtype, device=hidden_NH.device)
+    grad_bias_V = torch.zeros(shape[0], dtype=head.dtype, device=hidden_NH.device)
+    for part in head.slices(len(ids_N)):
+        logits_CV = head.logits(hidden_NH[part])
+        p_CV = torch.softmax(logits_CV, dim=1)
+        grad_CV = head.surprise(logits_CV, p_CV, ids_N[part])
+        grad_CV.mul_((-head.scale * grad_N[part]).to(head.dtype)[:, None])
+        if weight:
+            grad_weight_VH.addmm_(grad_CV.t(), hidden_NH[part].to(head.dtype))
+        if bias:
+            grad_bias_V += grad_CV.sum(0)
+    dtype = head.weight_VH.dtype
+    return grad_weight_VH.to(dtype) if weight else None, grad_bias_V.to(dtype) if bias else None
+
+
+def _matmul(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """a @ b in `dtype`; on CUDA half-precision products are never rounded below float32."""
+    if a.dtype == dtype:
+        return torch.mm(a, b)
+    return torch.mm(a, b, out_dtype=dtype) if a.is_cuda else torch.mm(a, b).to(dtype)
+
+
+def _needs_grad(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def _check(hidden_NH: Tensor, weight_VH: Tensor, ids_N: Tensor, bias_V: Tensor | None) -> None:
+    rows, width = weight_VH.shape
+    if hidden_NH.shape != (len(ids_N), width):
+        expected = (len(ids_N), width)
+        raise ValueError(f"hidden states have shape {tuple(hidden_NH.shape)}, expected {expected} (ids x head width)")
+    if bias_V is not None and bias_V.shape != (rows,):
+        raise ValueError(f"the head's bias has shape {tuple(bias_V.shape)}, expected {(rows,)}")
+    if len(ids_N) == 0:
+        return
+    low, high = (int(end) for end in torch.aminmax(ids_N))
+    if low < 0 or high >= rows:
+        raise ValueError(f"token ids span {low}..{high}, but the head has {rows} rows: valid ids are 0..{rows - 1}")

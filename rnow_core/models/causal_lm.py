@@ -1,0 +1,218 @@
+"""A causal language model as the engine sees it: ids -> hidden states, a head, and what trains.
+
+Sampler, teacher and learner all compute through `CausalLM.hidden` and `CausalLM.head`, so they agree on every
+detail that moves a logprob: attention implementation, dtype, softcap, adapter on or off, no dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from rnow_core.errors import RnowError
+from rnow_core.models.adapter import add_adapter
+from rnow_core.models.folder import load_model
+from rnow_core.models.output_head import OutputHead, probe_ids, prove_head, read_head
+
+
+class Cache(Protocol):
+    """A key/value cache as transformers' models use it (update per layer, get_seq_length, ...)."""
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens already held."""
+        ...
+
+
+class CausalLM:
+    """A transformers causal LM, with a LoRA adapter (`peft` is set), trained whole, or frozen.
+
+    Trainable parameters are float32. `autocast` is the compute dtype of a model that is trained whole in
+    mixed precision; otherwise the base weights' dtype decides. Always in eval mode, also when training.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        *,
+        peft: Any = None,
+        autocast: torch.dtype | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.peft = peft
+        self._decoder = model.get_decoder()
+        self._autocast_dtype = autocast
+        self._checkpointed = _enable_checkpointing(model, name) if gradient_checkpointing else []
+        self._head = read_head(model, name)
+        self._prove_head()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._head.weight_VH.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of hidden states and of the head as it is computed with."""
+        return self._autocast_dtype or self._head.weight_VH.dtype
+
+    @property
+    def vocab_rows(self) -> int:
+        """Rows of the output head: ids at or above it have no logprob."""
+        return self._head.weight_VH.shape[0]
+
+    @property
+    def context_window(self) -> int | None:
+        """The most positions the model was made for, or None where its config does not say."""
+        window = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return int(window) if window else None
+
+    @property
+    def head(self) -> OutputHead:
+        """The output head in the compute dtype; gradients reach the weights where they train."""
+        head = self._head
+        if self._autocast_dtype is None:
+            return head
+        bias = None if head.bias_V is None else head.bias_V.to(self.dtype)
+        return OutputHead(head.weight_VH.to(self.dtype), bias, head.softcap, head.scale)
+
+    def hidden(
+        self,
+        ids_BL: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool = False,
+    ) -> Tensor:
+        """Hidden states [B, L, H] behind the final norm, in the compute dtype.
+
+        Without a mask attention is plainly causal: right padding needs none, since no real token looks at it.
+        With `past_key_values` and `use_cache` the cache is extended in place.
+        """
+        for layer in self._checkpointed:
+            # transformers recomputes only layers in training mode; the modules inside stay in eval mode
+            layer.training = torch.is_grad_enabled()
+        with self._autocast():
+            output = self._decoder(
+                input_ids=ids_BL,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+            )
+        hidden: Tensor = output.last_hidden_state
+        return hidden.to(self.dtype)
+
+    def check_ids(self, highest: int, what: str) -> None:
+        """Raise RnowError when an id lies beyond the model's rows."""
+        if highest >= self.vocab_rows:
+            raise RnowError(
+                f"{what}: id {highest} is beyond the {self.vocab_rows} rows of {self.name}",
+                "student and teacher must share one tokenizer, with a row for every id in use",
+            )
+
+    @contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """The base weights alone, for the teacher `self`. RnowError when there is no adapter."""
+        if self.peft is None:
+            raise RnowError(
+                f"{self.name}: teacher.path: self needs a LoRA adapter to switch off",
+                "set model.qlora_rank above 0, or name another teacher",
+            )
+        with self.peft.disable_adapter():
+            yield
+
+    def trainable_parameters(self) -> dict[str, Parameter]:
+        """What the optimizer owns, by name, in the model's order; empty for a frozen model."""
+        module = self.model if self.peft is None else self.peft
+        return {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+
+    def _autocast(self) -> Any:
+        if self._autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self._autocast_dtype)
+
+    @torch.no_grad()
+    def _prove_head(self) -> None:
+        rows = min(self.vocab_rows, self.model.get_input_embeddings().weight.shape[0])
+        ids = probe_ids(rows, self.device)
+        with self._autocast():
+            expected = self.model(input_ids=ids, use_cache=False).logits
+        got = self.head.logits(self.hidden(ids))
+        prove_head(expected, got, self.dtype, self.name, type(self.model).__name__)
+
+
+def load_student(
+    path: str,
+    *,
+    rank: int,
+    alpha: float,
+    target_modules: str | list[str] = "all-linear",
+    dtype: str = "auto",
+    device: torch.device,
+    adapter: Path | None = None,
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
+) -> CausalLM:
+    """The model to train: a LoRA adapter of `rank` on frozen weights, or with rank 0 all weights.
+
+    `adapter` is a PEFT folder to start from; its own rank, alpha and modules then count. The weights of
+    a new adapter depend on `seed` only. Raises RnowError for whatever is wrong with the folders or the
+    module names.
+    """
+    compute = resolve_dtype(dtype, device)
+    if rank == 0:
+        return _load_full(path, compute, device, adapter, gradient_checkpointing)
+    model = load_model(path, compute, device).requires_grad_(False)
+    peft = add_adapter(model, path, rank, alpha, target_modules, adapter, seed)
+    return CausalLM(model, path, peft=peft, gradient_checkpointing=gradient_checkpointing)
+
+
+def load_frozen(path: str, *, dtype: str = "auto", device: torch.device) -> CausalLM:
+    """A model that is only read, such as a teacher."""
+    return CausalLM(load_model(path, resolve_dtype(dtype, device), device).requires_grad_(False), path)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU and float32 on the CPU; otherwise a name that torch knows."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise RnowError(f"model.dtype: unknown dtype {dtype!r}", "use auto, float32, bfloat16 or float16")
+    return found
+
+
+def _load_full(
+    path: str, compute: torch.dtype, device: torch.device, adapter: Path | None, checkpointing: bool
+) -> CausalLM:
+    if adapter is not None:
+        raise RnowError(
+            f"model.adapter: {adapter} cannot be trained with model.qlora_rank 0 (all weights)",
+            "set model.qlora_rank above 0, or merge the adapter into the model first",
+        )
+    model = load_model(path, torch.float32, device).requires_grad_(True)
+    autocast = None if compute == torch.float32 else compute
+    return CausalLM(model, path, autocast=autocast, gradient_checkpointing=checkpointing)
+
+
+def _enable_checkpointing(model: Any, name: str) -> list[GradientCheckpointingLayer]:
+    if not model.supports_gradient_checkpointing:
+        hint = "set trainer.gradient_checkpointing: off"
+        raise RnowError(f"{name} does not support gradient checkpointing", hint)
+    # nothing random runs inside a layer, so its random state need not be kept for the recomputation
+    model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        if isinstance(getattr(layer, "dropout", None), float):
+            layer.dropout = 0.0
+    return layers

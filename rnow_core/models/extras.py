@@ -1,0 +1,22 @@
+"""Are the packages that local models need installed? Standard library only, so that it can be asked first."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from rnow_core.errors import EnvironmentMissing
+
+PACKAGES = ("torch", "transformers", "peft", "safetensors")
+
+
+def require_training_packages() -> None:
+    """Raise EnvironmentMissing, with the command that helps, when a package for local models is missing.
+
+    Call it before importing anything else of rnow_core.models that computes.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise EnvironmentMissing(
+            f"local models need {', '.join(missing)}, not installed here",
+            'pip install "rnow-distill[train]"',
+        )

@@ -1,0 +1,83 @@
+"""Reading a model folder (or a Hugging Face id) with transformers: what can go wrong, in plain words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from rnow_core.errors import RnowError
+from rnow_core.models.device import memory_errors
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def check_model_path(path: str) -> None:
+    """Raise RnowError when `path` is neither a model folder nor shaped like a Hugging Face id."""
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise RnowError(
+                f"{path} is a folder, but not a model folder: it has no config.json",
+                "model.path must name a folder in Hugging Face format, or a model id such as Qwen/Qwen3-0.6B",
+            )
+    elif folder.exists():
+        hint = "name the folder that holds config.json"
+        raise RnowError(f"{path} is a file, expected a model folder", hint)
+    elif not HUB_ID.fullmatch(path) or path.startswith("."):
+        raise RnowError(f"{path}: there is no such model folder", "check the path, or use a Hugging Face id")
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def load_model(path: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """A transformers causal LM in eval mode on the device, every weight read from the folder.
+
+    Raises RnowError for a path without a model, a broken folder, and weights that the folder lacks
+    (transformers would fill those with random numbers and a warning).
+    """
+    check_model_path(path)
+    hint = "use a smaller model, or free the device"
+    with memory_errors(f"loading {path}", hint), _no_progress_bars():
+        try:
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+            )
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise RnowError(f"{path}: could not load the model: {first}", _load_hint(path)) from error
+        _check_complete(path, info)
+        return model.eval().to(device)
+
+
+def _load_hint(path: str) -> str:
+    if Path(path).is_dir():
+        return "the folder must hold config.json and the weights of one causal language model"
+    return "there is no such folder here: check the id, the network, and HF_TOKEN for gated models"
+
+
+def _check_complete(path: str, info: dict[str, Any]) -> None:
+    missing = sorted(str(key) for key in info.get("missing_keys", ()))
+    mismatched = sorted(str(key) for key in info.get("mismatched_keys", ()))
+    if missing or mismatched:
+        bad = missing + mismatched
+        raise RnowError(
+            f"{path}: {len(bad)} weights are missing or not shaped as config.json says: {', '.join(bad[:3])}",
+            "the folder is incomplete or mixed up: download or save the model again",
+        )

@@ -1,0 +1,91 @@
+"""log p of given tokens under a model, without gradients: the forward that teacher and learner share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rnow_core.errors import RnowError
+from rnow_core.models.causal_lm import CausalLM
+from rnow_core.models.columns import Slab, choose, slabs
+from rnow_core.models.device import memory_errors
+from rnow_core.types import ScoreRequest
+
+MEMORY_HINT = "lower trainer.micro_batch_tokens, or shorten rollout.max_tokens"
+
+
+class TokenLogprobs(Protocol):
+    """Hidden states and a head -> logprob of each id and entropy, both [N]; never builds N x V."""
+
+    def __call__(
+        self,
+        hidden_NH: Tensor,
+        weight_VH: Tensor,
+        ids_N: Tensor,
+        *,
+        bias_V: Tensor | None = None,
+        softcap: float | None = None,
+        scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Differentiable in the hidden states (and the weight where it trains)."""
+        ...
+
+
+def read_off(
+    lm: CausalLM, token_logprobs: TokenLogprobs, slab: Slab, ids_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One forward pass: logprob and entropy [N] of the slab's chosen tokens, whose ids are `ids_N`."""
+    hidden_NH = lm.hidden(slab.ids_BL).flatten(0, 1).index_select(0, slab.before_N)
+    head = lm.head
+    return token_logprobs(
+        hidden_NH, head.weight_VH, ids_N, bias_V=head.bias_V, softcap=head.softcap, scale=head.scale
+    )
+
+
+@torch.no_grad()
+def score(
+    lm: CausalLM, requests: Sequence[ScoreRequest], token_logprobs: TokenLogprobs, budget: int
+) -> list[list[float]]:
+    """log p(ids[t] | ids[:t]) for every t >= start of each request, in order.
+
+    Right-padded micro-batches of at most `budget` padded tokens, sorted by length. Raises RnowError for an id
+    beyond the model's rows, RunFailed when memory runs out.
+    """
+    for number, request in enumerate(requests):
+        _check_request(number, request)
+    if not any(request.start < len(request.ids) for request in requests):
+        return [[] for _ in requests]
+    ids_F = torch.tensor(list(chain.from_iterable(request.ids for request in requests)))
+    lengths_R = torch.tensor([len(request.ids) for request in requests])
+    lm.check_ids(int(ids_F.max()), "scoring")
+    starts_R = torch.tensor([request.start for request in requests])
+    within_F = torch.arange(len(ids_F)) - torch.repeat_interleave(lengths_R.cumsum(0) - lengths_R, lengths_R)
+    chosen = choose(within_F >= torch.repeat_interleave(starts_R, lengths_R), lengths_R)
+    ids_N = ids_F[chosen.flat_N].to(lm.device)
+    logp_N = torch.empty(len(ids_N), device=lm.device)
+    with memory_errors("scoring", MEMORY_HINT):
+        for slab in slabs(ids_F, lengths_R, chosen, budget, lm.device):
+            logp_N[slab.chosen_N] = read_off(lm, token_logprobs, slab, ids_N[slab.chosen_N])[0]
+    _check_finite(logp_N, lm.name)
+    parts = logp_N.cpu().split((lengths_R - starts_R).tolist())
+    return [part.tolist() for part in parts]
+
+
+def _check_request(number: int, request: ScoreRequest) -> None:
+    if not 1 <= request.start <= len(request.ids):
+        raise ValueError(
+            f"score request {number}: start is {request.start}, expected 1 to {len(request.ids)} (its ids)"
+        )
+
+
+def _check_finite(logp_N: Tensor, name: str) -> None:
+    bad = int((~torch.isfinite(logp_N)).sum())
+    if bad:
+        raise RnowError(
+            f"{name}: {bad} of {len(logp_N)} logprobs are not finite numbers",
+            "the model's weights are broken, or its dtype is too narrow: try model.dtype: float32",
+        )

@@ -1,0 +1,142 @@
+"""The checks before step 1, on real weights, in seconds: what the sampler says, what the learner trains and what the
+teacher scores must be the same thing."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from rnow_core.data.seeds import sample_key
+from rnow_core.errors import RunFailed
+from rnow_core.models.seams import Teacher
+from rnow_core.rollout.episode import sample_episode
+from rnow_core.rollout.parts import RolloutParts
+from rnow_core.types import Prompt, Rollout, ScoreRequest
+
+CHECK_PROMPTS = 4
+CHECK_TOKENS = 32
+CHECK_OFFSET = 2_000_000
+"""Self-checks sample with seeds that no step uses."""
+
+ScoreFunction = Callable[[Sequence[ScoreRequest]], Awaitable[list[list[float]]]]
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """What counts as the same: per-token mismatch KL of sampler and learner, and gaps between two scorings."""
+
+    mismatch_kl: float
+    student_as_teacher_kl: float
+    repeat: float
+
+
+FLOAT32 = Tolerances(mismatch_kl=1e-4, student_as_teacher_kl=1e-4, repeat=1e-5)
+BFLOAT16 = Tolerances(mismatch_kl=0.05, student_as_teacher_kl=1e-2, repeat=1e-2)
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One self-check: its name, whether it passed, and the figures."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+async def self_check(
+    prompts: Sequence[Prompt],
+    parts: RolloutParts,
+    learner: ScoreFunction,
+    student_as_teacher: Teacher,
+    tolerances: Tolerances,
+) -> list[CheckResult]:
+    """Sample a few short replies and compare every pair of scorers on them.
+
+    Args:
+        prompts: rows to sample from; the first few are used.
+        parts: the run's sampler and teachers.
+        learner: scores with the weights that will be trained, as the update does.
+        student_as_teacher: the teacher's scoring path over the student's weights.
+        tolerances: by precision, `FLOAT32` or `BFLOAT16`.
+    """
+    rollouts = await _sample(prompts, parts)
+    requests = [ScoreRequest(r.trajectory.ids_T, r.trajectory.prompt_length) for r in rollouts]
+    trained = _flat(await learner(requests))
+    sampled = [mu for rollout in rollouts for mu in rollout.trajectory.mu_T[rollout.trajectory.prompt_length :]]
+    as_teacher = _flat(await student_as_teacher.score(requests))
+    results = [
+        _mismatch(trained, sampled, tolerances),
+        _same_path(trained, as_teacher, tolerances),
+    ]
+    for name, teacher in parts.teachers.items():
+        first, second = _flat(await teacher.score(requests)), _flat(await teacher.score(requests))
+        results.append(_repeats(name, first, second, tolerances))
+    return results
+
+
+def require(results: Sequence[CheckResult]) -> None:
+    """Stop the run when a check failed.
+
+    Raises:
+        RunFailed: naming every failed check with its figures.
+    """
+    failed = [f"{result.name}: {result.detail}" for result in results if not result.ok]
+    if failed:
+        raise RunFailed(
+            "self-check before step 1 failed: " + "; ".join(failed),
+            "nothing was trained; sampler, learner and teacher disagree on the same ids, so training would be "
+            "wrong. Try model.dtype: float32, then report this with logs and versions",
+        )
+
+
+async def _sample(prompts: Sequence[Prompt], parts: RolloutParts) -> list[Rollout]:
+    short = replace(parts, params=replace(parts.params, max_tokens=min(CHECK_TOKENS, parts.params.max_tokens)))
+    chosen = prompts[:CHECK_PROMPTS]
+    keys = [sample_key(parts.seed, 0, prompt.index, CHECK_OFFSET, 0) for prompt in chosen]
+    return list(
+        await asyncio.gather(
+            *(sample_episode(prompt, 0, key, short) for prompt, key in zip(chosen, keys, strict=True))
+        )
+    )
+
+
+def _mismatch(trained: list[float], sampled: list[float], limits: Tolerances) -> CheckResult:
+    gaps = [old - mu for old, mu in zip(trained, sampled, strict=True)]
+    kl = _mean([math.expm1(gap) - gap for gap in gaps])
+    worst = max((abs(gap) for gap in gaps), default=0.0)
+    return CheckResult(
+        "sampler and learner agree",
+        kl <= limits.mismatch_kl,
+        f"mismatch KL {kl:.2e} on {len(gaps)} tokens (limit {limits.mismatch_kl:g}), largest gap {worst:.2e}",
+    )
+
+
+def _same_path(trained: list[float], as_teacher: list[float], limits: Tolerances) -> CheckResult:
+    gaps = [old - score for old, score in zip(trained, as_teacher, strict=True)]
+    kl = abs(_mean(gaps))
+    return CheckResult(
+        "student as its own teacher has KL 0",
+        kl <= limits.student_as_teacher_kl,
+        f"KL {kl:.2e} on {len(gaps)} tokens (limit {limits.student_as_teacher_kl:g})",
+    )
+
+
+def _repeats(name: str, first: list[float], second: list[float], limits: Tolerances) -> CheckResult:
+    worst = max((abs(a - b) for a, b in zip(first, second, strict=True)), default=0.0)
+    finite = all(math.isfinite(value) for value in first)
+    detail = f"largest difference {worst:.2e} between two scorings of {len(first)} tokens"
+    return CheckResult(
+        f"teacher '{name}' repeats itself",
+        finite and worst <= limits.repeat,
+        detail if finite else "the teacher gave logprobs that are not finite",
+    )
+
+
+def _flat(rows: list[list[float]]) -> list[float]:
+    return [value for row in rows for value in row]
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0

@@ -1,0 +1,199 @@
+"""The metrics of a step from what its stages returned. Names and meanings are in `step_metrics`."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnow_core.types import Batch, ScoredRollout, StopReason, UpdateResult
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Metrics = dict[str, float]
+MAX_LOG_RATIO = 20.0
+
+
+def step_metrics(
+    scored: Sequence[ScoredRollout],
+    batch: Batch,
+    update: UpdateResult,
+    seconds: Mapping[str, float],
+    failed: int,
+) -> Metrics:
+    """Everything that metrics.jsonl says about a step, from numbers that exist already.
+
+    Token means are over the batch's trained tokens; a mean over nothing is NaN, which is written as null.
+
+    teacher_kl                mean of old - log p_teacher, before taus and clip; absent without a teacher
+    teacher_kl/dataset_<i>, /<teacher> (more than one teacher), /turn_<n> (more than one turn)
+    loss/policy, grad_norm, learning_rate    as the update returned them
+    reward/mean, reward/<name>               means over the rollouts that have them; absent without rewards
+    advantage/mean, advantage/std            of the token advantages that the loss used (population std)
+    entropy, clip_fraction                   token means, nats and share
+    mismatch_kl               mean of exp(d) - d - 1, d = old - mu
+    truncated_fraction, stop/<reason>        shares of the rollouts
+    tokens/prompt, /completion, /trained, /per_second    completion = sampled; per second of the whole step
+    time/*                    as given
+    rollouts/failed           rollouts that were dropped
+
+    Args:
+        scored: the step's rollouts, in the order of the batch's rows.
+        batch: what was trained.
+        update: its columns have one value a trained token, in batch order.
+        seconds: `PhaseClock.take()`.
+        failed: dropped rollouts.
+
+    Raises:
+        ValueError: lengths that do not fit together.
+    """
+    tokens = _trained_tokens(scored, batch, update)
+    return {
+        "loss/policy": update.loss,
+        "grad_norm": update.grad_norm,
+        "learning_rate": update.learning_rate,
+        **teacher_kl(scored, tokens),
+        **_token_means(tokens),
+        **reward_means(scored),
+        **_stops(scored),
+        **_counts(scored, tokens, seconds),
+        **seconds,
+        "rollouts/failed": float(failed),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedTokens:
+    """The trained tokens of a step, flat: `row_N` is the batch row of each, `turn_N` its turn (from 1)."""
+
+    row_N: Ints
+    turn_N: Ints
+    mu_N: Floats
+    teacher_N: Floats
+    old_N: Floats
+    advantage_N: Floats
+    clipped_N: Floats
+    entropy_N: Floats
+
+
+def teacher_kl(scored: Sequence[ScoredRollout], tokens: TrainedTokens) -> Metrics:
+    """`teacher_kl` and its parts; an empty dict when no rollout has a teacher."""
+    has_teacher_R = np.array([item.teacher_logprobs_T is not None for item in scored], dtype=bool)
+    if not has_teacher_R.any():
+        return {}
+    kept_N = has_teacher_R[tokens.row_N]
+    kl_N, row_N = (tokens.old_N - tokens.teacher_N)[kept_N], tokens.row_N[kept_N]
+    dataset_R = np.array([item.rollout.prompt.dataset for item in scored])
+    result = {"teacher_kl": _mean(kl_N)}
+    result |= _means_by("teacher_kl/dataset_", dataset_R[row_N], kl_N)
+    names = sorted({item.teacher for item in scored if item.teacher is not None})
+    if len(names) > 1:
+        teacher_R = np.array([item.teacher or "" for item in scored])
+        result |= _means_by("teacher_kl/", teacher_R[row_N], kl_N)
+    if tokens.turn_N.max(initial=1) > 1:
+        result |= _means_by("teacher_kl/turn_", tokens.turn_N[kept_N], kl_N)
+    return result
+
+
+def reward_means(scored: Iterable[ScoredRollout]) -> Metrics:
+    """`reward/mean` and `reward/<name>` over the rollouts that have them."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for item in scored:
+        if item.reward is not None:
+            values["reward/mean"].append(item.reward)
+        for name, value in item.rewards.items():
+            values[f"reward/{name}"].append(value)
+    return {name: sum(items) / len(items) for name, items in values.items()}
+
+
+def mismatch_kl(old_N: Floats, mu_N: Floats) -> float:
+    """Token mean of exp(d) - d - 1 with d = old - mu, never negative; d is held within 20 (overflow)."""
+    d_N = np.clip(old_N - mu_N, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return _mean(np.expm1(d_N) - d_N)
+
+
+def _trained_tokens(scored: Sequence[ScoredRollout], batch: Batch, update: UpdateResult) -> TrainedTokens:
+    lengths_R = np.asarray(batch.lengths, dtype=np.int64)
+    if len(lengths_R) != len(scored):
+        raise ValueError(f"the batch has {len(lengths_R)} rows, but there are {len(scored)} rollouts")
+    mask_T = np.asarray(batch.mask, dtype=bool)
+    if len(mask_T) != lengths_R.sum():
+        raise ValueError(f"the batch's mask has {len(mask_T)} entries, expected {lengths_R.sum()}")
+    count = int(mask_T.sum())
+    row_T = np.repeat(np.arange(len(lengths_R)), lengths_R)
+    return TrainedTokens(
+        row_N=row_T[mask_T],
+        turn_N=_turns(scored, mask_T),
+        mu_N=np.asarray(batch.mu, dtype=np.float64)[mask_T],
+        teacher_N=np.asarray(batch.teacher, dtype=np.float64)[mask_T],
+        old_N=_column(update, "old", count),
+        advantage_N=_column(update, "advantage", count),
+        clipped_N=_column(update, "clipped", count),
+        entropy_N=_column(update, "entropy", count),
+    )
+
+
+def _column(update: UpdateResult, name: str, count: int) -> Floats:
+    values = np.asarray(update.columns[name], dtype=np.float64)
+    if values.shape != (count,):
+        raise ValueError(
+            f"update column {name!r} has shape {values.shape}, expected ({count},) trained tokens"
+        )
+    return values
+
+
+def _turns(scored: Sequence[ScoredRollout], mask_T: Flags) -> Ints:
+    """The turn of each trained token; rollouts that do not number theirs have one turn."""
+    if not any(item.rollout.turns_T for item in scored):
+        return np.ones(int(mask_T.sum()), dtype=np.int64)
+    turn_T: list[int] = []
+    for item in scored:
+        turn_T.extend(item.rollout.turns_T or [1] * len(item.rollout.trajectory.ids_T))
+    return np.asarray(turn_T, dtype=np.int64)[mask_T]
+
+
+def _token_means(tokens: TrainedTokens) -> Metrics:
+    return {
+        "advantage/mean": _mean(tokens.advantage_N),
+        "advantage/std": float(tokens.advantage_N.std()) if len(tokens.advantage_N) else float("nan"),
+        "entropy": _mean(tokens.entropy_N),
+        "mismatch_kl": mismatch_kl(tokens.old_N, tokens.mu_N),
+        "clip_fraction": _mean(tokens.clipped_N),
+    }
+
+
+def _stops(scored: Sequence[ScoredRollout]) -> Metrics:
+    counts = Counter(item.rollout.stop_reason for item in scored)
+    total = max(1, len(scored))
+    shares = {f"stop/{reason}": counts[reason] / total for reason in get_args(StopReason)}
+    return {"truncated_fraction": sum(item.rollout.truncated for item in scored) / total, **shares}
+
+
+def _counts(scored: Sequence[ScoredRollout], tokens: TrainedTokens, seconds: Mapping[str, float]) -> Metrics:
+    trajectories = [item.rollout.trajectory for item in scored]
+    completion = sum(trajectory.mask_T.count(True) for trajectory in trajectories)
+    step_seconds = seconds.get("time/step", 0.0)
+    return {
+        "tokens/prompt": float(sum(trajectory.prompt_length for trajectory in trajectories)),
+        "tokens/completion": float(completion),
+        "tokens/trained": float(len(tokens.row_N)),
+        "tokens/per_second": completion / step_seconds if step_seconds > 0 else float("nan"),
+    }
+
+
+def _means_by(prefix: str, keys_N: NDArray[Any], values_N: Floats) -> Metrics:
+    """One mean for each distinct key, named prefix + key."""
+    keys, group_N = np.unique(keys_N, return_inverse=True)
+    sums, counts = np.bincount(group_N, weights=values_N), np.bincount(group_N)
+    return {
+        f"{prefix}{key}": float(total / count) for key, total, count in zip(keys, sums, counts, strict=True)
+    }
+
+
+def _mean(values_N: Floats) -> float:
+    return float(values_N.mean()) if len(values_N) else float("nan")

@@ -1,0 +1,60 @@
+"""What the engine tells whoever started it: it never prints, it emits events. Standard library only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rnow_core.track.jsonable import dumps, jsonable
+
+SCHEMA = 1
+Kind = Literal[
+    "run_started",
+    "check",
+    "eval",
+    "step",
+    "checkpoint",
+    "warning",
+    "run_finished",
+    "run_failed",
+    "run_interrupted",
+]
+RESERVED = ("schema", "event", "time")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened in a run. `time` is in seconds since 1970.
+
+    run_started      run, path, total_steps, resumed_from, ...
+    check            one self-check: name, passed, value, limit
+    eval             step, metrics
+    step             step, total_steps, metrics
+    checkpoint       step, path
+    warning          message, hint
+    run_finished     step, summary; run_failed and run_interrupted: step, message, hint
+    """
+
+    kind: Kind
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    time: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        taken = [name for name in RESERVED if name in self.fields]
+        if taken:
+            raise ValueError(f"event {self.kind}: the names {taken} are taken by the event itself")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event as flat JSON-ready data, with the version of this form."""
+        data = jsonable(self.fields)
+        return {"schema": SCHEMA, "event": self.kind, "time": round(self.time, 3), **data}
+
+
+Emit = Callable[[Event], None]
+
+
+def to_ndjson(event: Event) -> str:
+    """The event as one line of JSON, newline included."""
+    return dumps(event.as_dict()) + "\n"

@@ -1,0 +1,45 @@
+"""Scored rollouts -> one ragged batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, repeat
+
+from rnow_core.types import Batch, ScoredRollout
+
+
+def to_batch(rollouts: Sequence[ScoredRollout], *, mask_truncated: bool = False) -> Batch:
+    """Put the rollouts' columns behind one another, one row a rollout, in order.
+
+    Args:
+        rollouts: scored rollouts; without a teacher the teacher column is 0.
+        mask_truncated: do not train the tokens of replies that were cut. Their reward still counts in the group
+            mean that the others are compared with.
+    """
+    trajectories = [scored.rollout.trajectory for scored in rollouts]
+    lengths = [len(trajectory.ids_T) for trajectory in trajectories]
+    return Batch(
+        ids=list(chain.from_iterable(trajectory.ids_T for trajectory in trajectories)),
+        lengths=lengths,
+        mask=list(chain.from_iterable(_mask(scored, mask_truncated) for scored in rollouts)),
+        mu=list(chain.from_iterable(trajectory.mu_T for trajectory in trajectories)),
+        teacher=list(
+            chain.from_iterable(
+                repeat(0.0, length) if scored.teacher_logprobs_T is None else scored.teacher_logprobs_T
+                for scored, length in zip(rollouts, lengths, strict=True)
+            )
+        ),
+        task=list(
+            chain.from_iterable(
+                repeat(scored.task_advantage, length)
+                for scored, length in zip(rollouts, lengths, strict=True)
+            )
+        ),
+    )
+
+
+def _mask(scored: ScoredRollout, mask_truncated: bool) -> Sequence[bool]:
+    trajectory = scored.rollout.trajectory
+    if mask_truncated and scored.rollout.truncated:
+        return [False] * len(trajectory.ids_T)
+    return trajectory.mask_T

@@ -1,0 +1,93 @@
+"""The loop for `dataset_type: distill` and `rl`: the student samples, the teacher scores, the student learns.
+
+What is left to others: how sampling and scoring work (rollout/), what the loss is (algo/), what a run looks like on
+disk (track/), and which parts there are (build.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rnow_core.data.batches import PromptBatches
+from rnow_core.errors import Interrupted
+from rnow_core.models.device import DeviceThread
+from rnow_core.models.seams import Learner
+from rnow_core.rollout.collect import collect
+from rnow_core.rollout.evaluate import evaluate
+from rnow_core.rollout.parts import RolloutParts
+from rnow_core.stop import StopSignal
+from rnow_core.train.batch import to_batch
+from rnow_core.train.record import RunRecord
+from rnow_core.types import Prompt
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """What is evaluated, and how. `every` is None for before and after the run only."""
+
+    name: str
+    prompts: tuple[Prompt, ...]
+    group_size: int
+    batch_size: int | None
+    every: int | None
+    parts: RolloutParts
+
+
+@dataclass(frozen=True)
+class OnPolicyRun:
+    """The parts and settings of a run. `adapters` is None where the sampler shares the learner's weights."""
+
+    prompts: PromptBatches
+    group_size: int
+    total_steps: int
+    save_every: int
+    mask_truncated: bool
+    parts: RolloutParts
+    learner: Learner
+    device: DeviceThread
+    adapters: Path | None
+    evaluation: EvalPlan | None
+    record: RunRecord
+    stop: StopSignal
+
+
+async def train_on_policy(run: OnPolicyRun, first_step: int) -> None:
+    """Train from `first_step` to the end, evaluating and saving on the way; the last step is always saved.
+
+    Raises:
+        Interrupted: the user asked to stop; the finished step is saved.
+        RunFailed: rollouts, update or the mismatch alarm say that going on makes no sense.
+    """
+    for step in range(first_step, run.total_steps + 1):
+        await train_step(run, step)
+        last = step == run.total_steps
+        if run.evaluation and (last or _due(step, run.evaluation.every)):
+            await evaluate_student(run, run.evaluation, step)
+        if last or run.stop.requested or _due(step, run.save_every):
+            run.record.save(step, run.learner)
+        if run.stop.requested and not last:
+            raise Interrupted(
+                f"stopped after step {step} of {run.total_steps}", "continue with: rnow run --resume"
+            )
+
+
+async def train_step(run: OnPolicyRun, step: int) -> None:
+    """One step: sample, score, update, publish, write down."""
+    prompts = run.prompts.batch(step)
+    collected = await collect(prompts, run.group_size, step, run.parts)
+    batch = to_batch(collected.rollouts, mask_truncated=run.mask_truncated)
+    with run.parts.phase("train"):
+        update = await run.device.run(run.learner.update, batch, step)
+    await run.parts.sampler.use(run.learner.publish(run.adapters))
+    run.record.step(step, collected, batch, update)
+
+
+async def evaluate_student(run: OnPolicyRun, plan: EvalPlan, step: int) -> None:
+    """Held-out rewards and teacher KL of the student as it is now."""
+    metrics = await evaluate(plan.prompts, plan.group_size, plan.batch_size, plan.parts)
+    run.record.evaluation(step, {f"eval/{plan.name}/{name}": value for name, value in metrics.items()})
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and every > 0 and step % every == 0
