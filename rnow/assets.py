@@ -22,4 +22,6 @@ def asset_root() -> Path:
 
 def folders(parent: Path) -> dict[str, Path]:
     """The folders below `parent` by name, sorted."""
-    return {path.name: path for path in sorted(parent.iterdir()) if path.is_dir() and path.name[0] not in "._"}
+    return {
+        path.name: path for path in sorted(parent.iterdir()) if path.is_dir() and path.name[0] not in "._"
+    }

@@ -1,8 +1,8 @@
 """The name clash on PyPI: the distribution `rnow` is another project's and ships a package of the same name.
 
-Installed side by side the two overwrite each other's files, so nothing that is imported can be trusted. The check
-looks for the metadata folder directly: `importlib.metadata` would say the same and costs more than the rest of
-`rnow --help`.
+Installed side by side the two overwrite each other's files, so nothing that is imported can be trusted.
+The check looks for the metadata folder directly: `importlib.metadata` would say the same and costs as much
+as the rest of `rnow --help`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from rnow_core.errors import EnvironmentMissing
 
 
 def stop_on_name_clash(search: Iterable[str] | None = None) -> None:
-    """Raise EnvironmentMissing when the other project's distribution is installed anywhere on the import path."""
+    """Raise EnvironmentMissing when the other project's distribution is on the import path."""
     for entry in sys.path if search is None else search:
         for found in Path(entry or ".").glob("rnow-*.dist-info"):
             version = found.name.removeprefix("rnow-").removesuffix(".dist-info")
             raise EnvironmentMissing(
-                f"Another project's package `rnow` {version} is installed in this environment ({found.parent}); "
+                f"Another project's package `rnow` {version} is installed in {found.parent}; "
                 "its files and those of rnow-distill overwrite each other.",
-                "Use a fresh virtual environment, or: pip uninstall rnow rnow-distill && pip install rnow-distill",
+                "Use a fresh virtual environment, or remove both (pip uninstall rnow rnow-distill) "
+                "and install rnow-distill again.",
             )

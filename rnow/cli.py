@@ -34,7 +34,7 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on s
 
 
 def invoke(args: list[str]) -> int:
-    """Parse `args`, run the command and return its exit code. Usage errors become `rnow_core.errors.UsageError`."""
+    """Parse `args`, run the command, return its exit code. A wrong call raises rnow's own UsageError."""
     command = typer.main.get_command(app)
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]
     try:
@@ -42,7 +42,9 @@ def invoke(args: list[str]) -> int:
     except usage_error as error:
         context = getattr(error, "ctx", None)
         asked = context.command_path if context else "rnow"
-        raise UsageError(str(getattr(error, "format_message", error.__str__)()), f"See: {asked} --help") from error
+        raise UsageError(
+            str(getattr(error, "format_message", error.__str__)()), f"See: {asked} --help"
+        ) from error
     return code if isinstance(code, int) else 0
 
 
@@ -72,7 +74,9 @@ def init(
         typer.Option("--set", metavar="KEY=VALUE", help="Change what the skill proposes, e.g. student=PATH."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that differ. Deletes nothing.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite files that differ. Deletes nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Set up a project from a template in DIR (default: here)."""

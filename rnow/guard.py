@@ -1,4 +1,4 @@
-"""Between the shell and the commands: every way a command can end becomes an exit code and at most one message."""
+"""However a command ends, there is an exit code and one message at most."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def guarded(args: Sequence[str]) -> int:
 
         return invoke(list(args))
     except KeyboardInterrupt:
-        return show_error(Interrupted("Interrupted."), as_json)
+        return show_error(Interrupted("stopped by the user"), as_json)
     except RnowError as error:
         return show_error(error, as_json)
     except Exception as error:
@@ -38,8 +38,8 @@ def guarded(args: Sequence[str]) -> int:
 def crash(error: Exception, folder: Path | None = None) -> RnowError:
     """One clear line for an exception that nobody expected; the traceback goes into a file.
 
-    The file lies in `folder` (a run's `logs/`) or, without one, among the temporary files. With `RNOW_DEBUG=1` the
-    traceback is shown as well.
+    The file lies in `folder` (a run's `logs/`) or, without one, among the temporary files. With RNOW_DEBUG=1
+    the traceback is shown as well.
     """
     text = "".join(traceback.format_exception(error))
     if os.environ.get("RNOW_DEBUG") == "1":
@@ -47,7 +47,11 @@ def crash(error: Exception, folder: Path | None = None) -> RnowError:
     path = _save(text, folder) or _save(text, None)
     said = str(error).strip().splitlines()
     detail = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
-    where = f"The full traceback is in {path}." if path else "Run it again with RNOW_DEBUG=1 to see the traceback."
+    where = (
+        f"The full traceback is in {path}."
+        if path
+        else "Run it again with RNOW_DEBUG=1 to see the traceback."
+    )
     return RnowError(f"Unexpected error: {detail}", f"This is a defect in rnow or in code it called. {where}")
 
 

@@ -36,5 +36,7 @@ def render(folder: Path, name: str, context: Mapping[str, Any]) -> str:
 
 def _line(error: Exception, path: Path) -> int:
     """The template's line: syntax errors know it, for others it is in the traceback that jinja2 rewrites."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+    ]
     return int(getattr(error, "lineno", None) or (lines[-1] if lines else None) or 1)

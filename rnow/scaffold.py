@@ -1,7 +1,7 @@
 """From a template to files on disk: first a plan, then, when nothing is in the way, the writing.
 
-Nothing is ever deleted. A file that is there already and has the same bytes is left alone, so that a second `init`
-changes nothing.
+Nothing is ever deleted. A file that is there already and has the same bytes is left alone, so that a second
+`init` changes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SKILL_HOMES = (".claude/skills", ".agents/skills")
 NOT_PART = {".gitkeep", ".DS_Store", "__pycache__"}
 
 State = Literal["create", "identical", "conflict", "blocked"]
-"""`conflict`: a file with other bytes is there. `blocked`: something is there that writing a file cannot replace."""
+"""`conflict`: a file with other bytes is there. `blocked`: something that writing a file cannot replace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ class Plan:
 def plan_project(template: Path, skill: Skill | None, target: Path, context: Mapping[str, Any]) -> Plan:
     """Render everything in memory and compare it with what is in `target`. Writes nothing.
 
-    `*.j2` files are rendered with `context`; every other file is copied byte for byte. The skill is copied into the
-    folders where AI assistants look for skills.
+    `*.j2` files are rendered with `context`; every other file is copied byte for byte. The skill is copied to
+    where AI assistants look for skills.
     """
     files = [_from_template(template, name, target, context) for name in _walk(template)]
     if skill is not None:

@@ -23,8 +23,8 @@ NOTICE = "Stopping after this step, with a checkpoint. Press Ctrl-C again to sto
 def stop_on_signals(stop: StopSignal, notice: Callable[[str], None]) -> Iterator[None]:
     """Handle SIGINT and SIGTERM inside the block.
 
-    The first one requests the stop and says so through `notice`. The next one ends the process with exit code 130
-    at once, past every `finally`: checkpoints are complete or invisible, so nothing can be left half written.
+    The first one requests the stop and says so through `notice`. The next one ends the process with exit code
+    130 at once, past every `finally`: checkpoints are complete or invisible, so none is left half written.
     """
     first = 0.0
 
@@ -46,7 +46,7 @@ def stop_on_signals(stop: StopSignal, notice: Callable[[str], None]) -> Iterator
 
 
 def _end_now() -> None:
-    """Leave without cleaning up; raw writes, since a buffer may be locked by the code that was interrupted."""
+    """Leave without cleaning up. Raw writes: the code that was interrupted may hold a buffer's lock."""
     if os.isatty(1):
         os.write(1, SHOW_CURSOR)
     os.write(2, b"Stopped.\n")

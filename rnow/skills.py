@@ -1,7 +1,7 @@
 """Skills: folders with a SKILL.md that is valid by the Agent Skills specification (https://agentskills.io).
 
-A skill that owns a template says so in its frontmatter (`metadata.template`); its frontmatter and its sections are
-then what the template is filled with.
+A skill that owns a template says so in its frontmatter (`metadata.template`); its frontmatter and its
+sections are then what the template is filled with.
 """
 
 from __future__ import annotations
@@ -43,13 +43,16 @@ class Skill:
         """The text under a heading, without the heading itself. An unknown heading is an error."""
         if heading not in self.sections:
             raise RnowError(
-                f"{self.folder / 'SKILL.md'} has no section '{heading}'.", f"It has: {', '.join(self.sections)}"
+                f"{self.folder / 'SKILL.md'} has no section '{heading}'.",
+                f"It has: {', '.join(self.sections)}",
             )
         return self.sections[heading]
 
     def commands(self, heading: str) -> list[str]:
-        """The shell commands in a section's fenced blocks, without comments; none when there is no such section."""
-        blocks = re.findall(r"^```(?:bash|sh)\n(.*?)^```", self.sections.get(heading, ""), re.DOTALL | re.MULTILINE)
+        """The shell commands in a section's fenced blocks, without comments; none without such a section."""
+        blocks = re.findall(
+            r"^```(?:bash|sh)\n(.*?)^```", self.sections.get(heading, ""), re.DOTALL | re.MULTILINE
+        )
         lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
         return [line for line in lines if line and not line.startswith("#")]
 
@@ -60,7 +63,9 @@ def load_skill(folder: Path) -> Skill:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise RnowError(f"{path} cannot be read: {error.strerror}", "A skill is a folder with a SKILL.md.") from error
+        raise RnowError(
+            f"{path} cannot be read: {error.strerror}", "A skill is a folder with a SKILL.md."
+        ) from error
     frontmatter, body = _split(path, text)
     problems = check_frontmatter(frontmatter, folder.name)
     if problems:
@@ -93,9 +98,9 @@ def check_frontmatter(data: Mapping[str, Any], folder_name: str) -> list[str]:
 
 
 def split_sections(body: str) -> dict[str, str]:
-    """Heading -> the Markdown below it, up to the next heading of its level or above. Fenced blocks are not searched.
+    """Heading -> the Markdown below it, up to the next heading of its level or above.
 
-    Of two equal headings the first counts.
+    A `#` line inside a fenced block is no heading. Of two equal headings the first counts.
     """
     lines = body.splitlines()
     headings = _headings(lines)
@@ -141,7 +146,11 @@ def _split(path: Path, text: str) -> tuple[dict[str, Any], str]:
 def _check_name(name: object, folder_name: str) -> list[str]:
     if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > MAX_NAME:
         return [f"name must be 1-{MAX_NAME} lower-case letters, digits and single hyphens, got {name!r}"]
-    return [] if name == folder_name else [f"name is '{name}' but the folder is '{folder_name}'; they must be equal"]
+    return (
+        []
+        if name == folder_name
+        else [f"name is '{name}' but the folder is '{folder_name}'; they must be equal"]
+    )
 
 
 def _check_text(key: str, value: object, longest: int | None = None, required: bool = False) -> list[str]:

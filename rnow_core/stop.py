@@ -6,7 +6,7 @@ from __future__ import annotations
 class StopSignal:
     """A flag that goes up once and stays up.
 
-    A run reads `requested` between steps: when it is True the run saves a checkpoint and raises `Interrupted`.
+    A run reads `requested` between steps: when it is True it saves a checkpoint and raises `Interrupted`.
     """
 
     def __init__(self) -> None:

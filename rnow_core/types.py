@@ -35,6 +35,8 @@ class Prompt:
     variables: Mapping[str, Any] = field(default_factory=dict)
     teacher: str | None = None
     env: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """The keys of the row that rnow does not know, as written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ class Batch:
     """Ragged rows, flat: row r owns the next `lengths[r]` entries of every per-token column.
 
     Padding and packing are the learner's business. The columns are aligned with `ids`; where `mask` is False the
-    others are 0 and never read.
+    others are 0 and never read. `teacher` is empty when the run has no teacher.
     """
 
     ids: Sequence[int]

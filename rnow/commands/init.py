@@ -14,7 +14,7 @@ from rnow.display.failure import error_data
 from rnow.display.scaffold import show_plan, show_templates
 from rnow.scaffold import Plan, plan_project, raise_if_in_the_way, write_project
 from rnow.skills import Skill, load_skill
-from rnow_core.config import default_settings
+from rnow_core.config.schema_tree import keys_of, node_at
 from rnow_core.errors import UsageError, WouldOverwrite
 
 SETTABLE = ("dataset_type", "student", "teacher")
@@ -36,7 +36,11 @@ def list_templates(as_json: bool) -> int:
     """Show every template with what it is for."""
     owners = _owners()
     rows = [
-        {"name": name, "skill": owner.name if owner else None, "description": owner.description if owner else ""}
+        {
+            "name": name,
+            "skill": owner.name if owner else None,
+            "description": owner.description if owner else "",
+        }
         for name in folders(asset_root() / "templates")
         for owner in [owners.get(name)]
     ]
@@ -50,9 +54,7 @@ def list_templates(as_json: bool) -> int:
 def init(request: InitRequest, as_json: bool) -> int:
     """Plan the project, write it unless something is in the way, and say what comes next."""
     template = _find_template(request.template)
-    skill = _owners().get(request.template)
-    if request.settings:
-        skill = _with_settings(skill, request)
+    skill = _with_settings(_owners().get(request.template), request)
     plan = plan_project(template, skill, request.target, _context(skill, request))
     steps = next_commands(skill, request.target)
     try:
@@ -77,6 +79,18 @@ def next_commands(skill: Skill | None, target: Path) -> list[str]:
     here = target.resolve() == Path.cwd().resolve()
     enter = [] if here else [f"cd {shlex.quote(str(target))}"]
     return enter + ((skill.commands("Quick start") if skill else []) or ["rnow validate", "rnow run"])
+
+
+def config_defaults(above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Every default of config.yml, nested as in the file; required keys are missing."""
+    found: dict[str, Any] = {}
+    for key in keys_of(above):
+        node = node_at((*above, key)) or {}
+        if "default" in node:
+            found[key] = node["default"]
+        elif below := config_defaults((*above, key)):
+            found[key] = below
+    return found
 
 
 def _result(plan: Plan, request: InitRequest, steps: list[str]) -> dict[str, Any]:
@@ -113,7 +127,7 @@ def _owners() -> dict[str, Skill]:
     return {skill.template: skill for skill in skills if skill.template}
 
 
-def _with_settings(skill: Skill | None, request: InitRequest) -> Skill:
+def _with_settings(skill: Skill | None, request: InitRequest) -> Skill | None:
     """The skill with `--set` values in place of its own proposals."""
     allowed = [key for key in SETTABLE if skill and key in skill.metadata]
     changed: dict[str, str] = {}
@@ -121,16 +135,15 @@ def _with_settings(skill: Skill | None, request: InitRequest) -> Skill:
         key, equals, value = setting.partition("=")
         if not equals or key not in allowed:
             raise UsageError(
-                f"--set {setting}: expected KEY=VALUE with one of the keys that template '{request.template}' has.",
+                f"--set {setting}: expected KEY=VALUE with a key that template '{request.template}' has.",
                 f"Keys: {', '.join(allowed) or 'none'}. Everything else is changed in config.yml.",
             )
         changed[key] = value
-    assert skill is not None  # `allowed` would have been empty
-    return replace(skill, metadata={**skill.metadata, **changed})
+    return replace(skill, metadata={**skill.metadata, **changed}) if skill else None
 
 
 def _context(skill: Skill | None, request: InitRequest) -> dict[str, Any]:
     """What a template can name. Without a skill, naming `skill` is an error like any undefined name."""
     name = request.name or request.target.resolve().name
-    context: dict[str, Any] = {"project": {"name": name}, "defaults": default_settings()}
+    context: dict[str, Any] = {"project": {"name": name}, "defaults": config_defaults()}
     return {**context, "skill": skill} if skill else context

@@ -9,7 +9,7 @@ from typing import Any
 
 from rnow.display import console
 from rnow.display.findings import render_finding, verdict
-from rnow.display.lines import table
+from rnow.display.plan import plan_table
 from rnow_core.errors import Finding, FindingsError, UsageError
 
 
@@ -18,7 +18,9 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     overrides = [argument for argument in arguments if "=" in argument]
     places = [argument for argument in arguments if "=" not in argument]
     if len(places) > 1:
-        raise UsageError(f"Only one DIR can be checked at a time, got: {', '.join(places)}", "Overrides are KEY=VALUE.")
+        raise UsageError(
+            f"Only one DIR can be checked at a time, got: {', '.join(places)}", "Overrides are KEY=VALUE."
+        )
     return Path(places[0]) if places else Path(), overrides
 
 
@@ -26,7 +28,9 @@ def check_arguments(directory: Path, overrides: Iterable[str]) -> None:
     """Raise UsageError when the folder is none or an override is not KEY=VALUE."""
     for override in overrides:
         if "=" not in override:
-            hint = f"For a project elsewhere: --dir {override}" if Path(override).is_dir() else "Example: seed=1"
+            hint = (
+                f"For a project elsewhere: --dir {override}" if Path(override).is_dir() else "Example: seed=1"
+            )
             raise UsageError(f"'{override}' is not KEY=VALUE.", hint)
     if not directory.is_dir():
         raise UsageError(f"There is no folder {directory}.", "A new project: rnow init TEMPLATE DIR")
@@ -58,5 +62,5 @@ def _show(findings: list[Finding], plan: dict[str, Any], ok: bool, directory: Pa
     for finding in findings:
         console.out(render_finding(finding, directory, colour))
     console.out(console.paint(verdict(findings, ok), "green" if ok else "red", colour))
-    for line in table(plan):
+    for line in plan_table(plan):
         console.out(line)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rnow.display import console
 from rnow.display.findings import render_finding
-from rnow_core.errors import FindingsError, RnowError
+from rnow_core.errors import FindingsError, Interrupted, RnowError
 
 
 def error_data(error: RnowError) -> dict[str, Any]:
@@ -34,7 +34,8 @@ def show_error(error: RnowError, as_json: bool, root: Path | None = None) -> int
         for finding in error.findings:
             console.err(render_finding(finding, root or Path.cwd(), colour))
         return error.exit_code
-    console.err(f"{console.paint('error:', 'red', colour)} {error.message}")
+    label, style = ("interrupted:", "yellow") if isinstance(error, Interrupted) else ("error:", "red")
+    console.err(f"{console.paint(label, style, colour)} {error.message}")
     for line in error.hint.splitlines():
         console.err(f"  {console.paint('hint:', 'cyan', colour)} {line}")
     return error.exit_code

@@ -29,7 +29,9 @@ def verdict(findings: Iterable[Finding], ok: bool) -> str:
     """One line: how many errors and warnings there are, and whether the run can start."""
     counts = Counter(finding.severity for finding in findings)
     said = [
-        f"{counts[kind]} {kind}{'s' if counts[kind] > 1 else ''}" for kind in ("error", "warning") if counts[kind]
+        f"{counts[kind]} {kind}{'s' if counts[kind] > 1 else ''}"
+        for kind in ("error", "warning")
+        if counts[kind]
     ]
     detail = f" ({', '.join(said)})" if said else ""
     return f"ok: the run can start{detail}" if ok else f"not ok: nothing was started{detail}"

@@ -50,7 +50,9 @@ class Pace:
 def step_row(event: Event) -> StepRow:
     """The figures of a `step` event."""
     metrics = event.fields["metrics"]
-    figures = {head: number(metrics[name]) for head, name in STEP_METRICS.items() if metrics.get(name) is not None}
+    figures = {
+        head: number(metrics[name]) for head, name in STEP_METRICS.items() if metrics.get(name) is not None
+    }
     return StepRow(int(event.fields["step"]), figures)
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rnow.display.lines import STEP_METRICS, Pace, StepRow, step_row
-from rnow.display.run import NOTES, RESULTS
+from rnow.display.run import NOTES, RESULTS, raw_notice
 from rnow_core.track.events import Event
 
 ROWS = 10
@@ -24,11 +24,11 @@ class LiveDisplay:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
-        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4)
         self._rows: deque[StepRow] = deque(maxlen=ROWS)
         self._pace = Pace()
         self._total = 0
         self._notice = ""
+        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4)
 
     def show(self, event: Event) -> None:
         """Add the event to the view."""
@@ -40,6 +40,8 @@ class LiveDisplay:
     def notice(self, text: str) -> None:
         """Show the text under the table at the next refresh: writing now could tear the view."""
         self._notice = text
+        if not self._live.is_started:
+            raw_notice(text)
 
     def close(self) -> None:
         """Draw the last state and give the cursor back."""
@@ -48,13 +50,14 @@ class LiveDisplay:
     def _add_step(self, event: Event) -> None:
         self._rows.append(step_row(event))
         self._pace.add(event.fields["metrics"])
-        self._total = int(event.fields["total_steps"])
-        self._live.start()
 
     def _say(self, event: Event) -> None:
         if event.kind == "run_finished":
             self._notice = ""
             self.close()
+        elif event.kind == "run_started":
+            self._total = int(event.fields["total_steps"])
+            self._live.start()
         describe = NOTES.get(event.kind) or RESULTS[event.kind]
         self._console.print(Text(describe(event), style=self._style(event)))
 
@@ -63,7 +66,8 @@ class LiveDisplay:
         return "bold red" if failed else STYLES.get(event.kind, "")
 
     def _render(self) -> RenderableType:
-        parts: list[RenderableType] = [self._table(), self._progress()] if self._rows else []
+        parts: list[RenderableType] = [self._table()] if self._rows else []
+        parts.append(self._progress())
         if self._notice:
             parts.append(Text(self._notice, style="bold yellow"))
         return Group(*parts)
@@ -79,7 +83,7 @@ class LiveDisplay:
         return table
 
     def _progress(self) -> Table:
-        done = self._rows[-1].step
+        done = self._rows[-1].step if self._rows else 0
         left = self._pace.left(self._total - done)
         text = f"{done}/{self._total}" + (f"  {left} left" if left and done < self._total else "")
         line = Table.grid(padding=(0, 2))

@@ -94,17 +94,21 @@ def describe_start(event: Event) -> str:
     """The run, where it is written, what was overridden."""
     fields = event.fields
     resumed = fields.get("resumed_from")
-    lines = [f"run {fields['run']}: {number(fields['total_steps'])} steps, in {console.relative(fields['path'])}"]
+    lines = [
+        f"run {fields['run']}: {number(fields['total_steps'])} steps, in {console.relative(fields['path'])}"
+    ]
     if resumed is not None:
         lines.append(f"  resumed from step {number(resumed)}")
-    lines += [f"  {change}" for change in fields.get("overrides", ())]
+    changes = fields.get("changes", ())
+    lines += [f"  {change['path']}: {change['old']} -> {change['new']}" for change in changes]
     return "\n".join(lines)
 
 
 def describe_check(event: Event) -> str:
     """One self-check and whether it passed."""
     rest = {key: value for key, value in event.fields.items() if key not in ("name", "passed")}
-    return f"check {event.fields['name']}: {'ok' if event.fields['passed'] else 'FAILED'}  {figures(rest)}".rstrip()
+    state = "ok" if event.fields["passed"] else "FAILED"
+    return f"check {event.fields['name']}: {state}  {figures(rest)}".rstrip()
 
 
 def describe_warning(event: Event) -> str:
@@ -120,7 +124,8 @@ def describe_checkpoint(event: Event) -> str:
 
 def describe_eval(event: Event) -> str:
     """The evaluation's figures on one line."""
-    return f"eval at step {event.fields['step']}  {figures(event.fields['metrics'])}"
+    metrics = {name.removeprefix("eval/"): value for name, value in event.fields["metrics"].items()}
+    return f"eval at step {event.fields['step']}  {figures(metrics)}"
 
 
 def describe_summary(event: Event) -> str:

@@ -6,14 +6,15 @@ With z = softcap(scale * (h W^T + b)), p = softmax(z) and y the given id,
 
     logp = z_y - logsumexp(z)        d logp / d h = scale * ((onehot(y) - p) * dz/draw) W
 
-so one pass over a chunk of tokens has everything that backward needs in N x H numbers: the forward pass stores
-d logp / d h and backward scales its rows by the incoming gradient. Only a trainable head needs the logits again, for
-its own gradient.
+so one pass over a chunk of tokens has everything that backward needs in N x H numbers: the forward pass
+stores d logp / d h and backward scales its rows by the incoming gradient. Only a trainable head needs the
+logits again, for its own gradient.
 
-Precision: the two projections run in the head's dtype (hidden states are cast to it); a half-precision head gives
-float32 logits on CUDA and rounded ones on CPU, where torch offers no wider output. Softmax, logprobs and entropy are
-float32, or float64 for a float64 head. The stored rows have the dtype of the hidden states: it is the dtype that
-their gradient is returned in, and float32 rows for bf16 hidden states would double the memory for the same result.
+Precision: the two projections run in the head's dtype (hidden states are cast to it); a half-precision head
+gives float32 logits on CUDA and rounded ones on CPU, where torch offers no wider output. Softmax, logprobs
+and entropy are float32, or float64 for a float64 head. The stored rows have the dtype of the hidden states:
+it is the dtype that their gradient is returned in, and float32 rows for bf16 hidden states would double the
+memory for the same result.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_BYTES = 128 * 2**20
-"""Default bound on one chunk x V buffer. At most three such buffers exist at a time."""
+"""Default bound on one chunk x V buffer. Two such buffers exist at a time."""
 
 
 def token_logprobs(
@@ -41,10 +42,10 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Natural-log probability of each id, and the entropy (nats) of the distribution that it comes from.
 
-    `softcap` is the final-logit cap of Gemma 2 (cap * tanh(z / cap)), `scale` multiplies the raw logits (Cohere's
-    logit_scale, 1 / Granite's logits_scaling). `chunk_bytes` bounds one chunk x V buffer; the chunk size follows
-    from it and V alone. Gradients reach `hidden_NH`, and `weight_VH` and `bias_V` where they require them; the
-    entropy has none. Returns two tensors of N, float32 (float64 for a float64 head).
+    `softcap` is the final-logit cap of Gemma 2 (cap * tanh(z / cap)), `scale` multiplies the raw logits
+    (Cohere's logit_scale, 1 / Granite's logits_scaling). `chunk_bytes` bounds one chunk x V buffer; the chunk
+    size follows from it and V alone. Gradients reach `hidden_NH`, and `weight_VH` and `bias_V` where they
+    require them; the entropy has none. Returns two tensors of N, float32 (float64 for a float64 head).
 
     Raises ValueError when shapes do not fit or an id is outside the head's rows.
     """
@@ -52,7 +53,9 @@ def token_logprobs(
     head = _Head(weight_VH, bias_V, softcap, scale, chunk_bytes)
     with torch.autocast(hidden_NH.device.type, enabled=False):
         if _needs_grad(hidden_NH, weight_VH, bias_V):
-            logp_N, entropy_N = _TokenLogprobs.apply(hidden_NH, weight_VH, bias_V, ids_N, head)
+            logp_N, entropy_N = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
+                hidden_NH, weight_VH, bias_V, ids_N, head
+            )
             return logp_N, entropy_N
         return _forward(hidden_NH, ids_N, head, None)
 
@@ -70,30 +73,43 @@ class _Head:
         self.dtype = torch.promote_types(weight_VH.dtype, torch.float32)
         self.chunk = max(1, chunk_bytes // (weight_VH.shape[0] * self.dtype.itemsize))
 
-    def slices(self, n: int) -> Iterator[slice]:
-        """Cut n tokens into chunks."""
-        return (slice(start, min(start + self.chunk, n)) for start in range(0, n, self.chunk))
+    def chunks(self, n: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Cut n tokens into chunks that share two C x V buffers: fresh ones would cost page faults."""
+        shape = (2, min(self.chunk, n), self.weight_VH.shape[0])
+        buffers_2CV = torch.empty(shape, dtype=self.dtype, device=self.weight_VH.device)
+        for start in range(0, n, self.chunk):
+            part = slice(start, min(start + self.chunk, n))
+            logits_CV, p_CV = buffers_2CV[:, : part.stop - start]
+            yield part, logits_CV, p_CV
 
-    def logits(self, hidden_CH: Tensor) -> Tensor:
-        """Final logits of one chunk, C x V, in float32 or float64."""
-        hidden_CH = hidden_CH.to(self.weight_VH.dtype)
-        logits_CV = _matmul(hidden_CH, self.weight_VH.t(), self.dtype)
+    def project(self, hidden_CH: Tensor, logits_CV: Tensor, p_CV: Tensor) -> None:
+        """Fill the two buffers with the final logits of a chunk and their softmax."""
+        hidden_CH, weight_HV = hidden_CH.to(self.weight_VH.dtype), self.weight_VH.t()
+        if hidden_CH.dtype == self.dtype:
+            torch.mm(hidden_CH, weight_HV, out=logits_CV)
+        elif hidden_CH.is_cuda:
+            torch.mm(hidden_CH, weight_HV, out_dtype=self.dtype, out=logits_CV)
+        else:
+            logits_CV.copy_(torch.mm(hidden_CH, weight_HV))
         if self.bias_V is not None:
             logits_CV += self.bias_V
         if self.softcap is not None:
-            return logits_CV.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap)
-        return logits_CV if self.scale == 1.0 else logits_CV.mul_(self.scale)
+            logits_CV.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap)
+        elif self.scale != 1.0:
+            logits_CV *= self.scale
+        torch.softmax(logits_CV, dim=1, out=p_CV)
 
-    def surprise(self, logits_CV: Tensor, p_CV: Tensor, ids_C: Tensor) -> Tensor:
-        """d(-logp) / d(raw logits * scale), C x V. Overwrites both arguments.
+    def surprise_gradient(self, logits_CV: Tensor, p_CV: Tensor, ids_C: Tensor) -> Tensor:
+        """d(-logp) / d(scaled logits before the cap), C x V. Overwrites both buffers.
 
-        The id's own entry is p - 1 before anything is rounded: a confident token's gradient is the small rest.
+        The id's own entry becomes p - 1 before anything is rounded: for a confident token that rest is all
+        there is.
         """
-        grad_CV = p_CV.scatter_add_(1, ids_C[:, None], p_CV.new_full((len(ids_C), 1), -1.0))
+        p_CV.scatter_add_(1, ids_C[:, None], p_CV.new_full((len(ids_C), 1), -1.0))
         if self.softcap is not None:
             tanh_squared_CV = logits_CV.div_(self.softcap).square_()
-            grad_CV.addcmul_(grad_CV, tanh_squared_CV, value=-1.0)
-        return grad_CV
+            p_CV.addcmul_(p_CV, tanh_squared_CV, value=-1.0)
+        return p_CV
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -110,7 +126,7 @@ class _TokenLogprobs(torch.autograd.Function):
         return logp_N, entropy_N
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_N: Tensor, _entropy: Tensor) -> tuple[Tensor | None, ...]:
         rows_NH, hidden_NH, ids_N = ctx.saved_tensors
         grad_hidden_NH = None if rows_NH is None else rows_NH * grad_N[:, None].to(rows_NH.dtype)
@@ -118,7 +134,12 @@ class _TokenLogprobs(torch.autograd.Function):
         if hidden_NH is not None:
             with torch.autocast(hidden_NH.device.type, enabled=False):
                 grad_weight_VH, grad_bias_V = _head_gradient(
-                    hidden_NH, ids_N, grad_N, ctx.head, weight=ctx.needs_input_grad[1], bias=ctx.needs_input_grad[2]
+                    hidden_NH,
+                    ids_N,
+                    grad_N,
+                    ctx.head,
+                    weight=ctx.needs_input_grad[1],
+                    bias=ctx.needs_input_grad[2],
                 )
         return grad_hidden_NH, grad_weight_VH, grad_bias_V, None, None
 
@@ -127,14 +148,14 @@ def _forward(hidden_NH: Tensor, ids_N: Tensor, head: _Head, rows_NH: Tensor | No
     """Logprobs and entropies; fills `rows_NH` with d logp / d h when it is given."""
     logp_N = torch.empty(len(ids_N), dtype=head.dtype, device=hidden_NH.device)
     entropy_N = torch.empty_like(logp_N)
-    for part in head.slices(len(ids_N)):
-        logits_CV = head.logits(hidden_NH[part])
-        logq_CV = torch.log_softmax(logits_CV, dim=1)
-        p_CV = logq_CV.exp()
-        logp_N[part] = logq_CV.gather(1, ids_N[part, None])[:, 0]
-        entropy_N[part] = -torch.linalg.vecdot(p_CV, logq_CV)
+    for part, logits_CV, p_CV in head.chunks(len(ids_N)):
+        head.project(hidden_NH[part], logits_CV, p_CV)
+        top_C, log_top_C = logits_CV.amax(1), p_CV.amax(1).log()
+        logp_N[part] = logits_CV.gather(1, ids_N[part, None])[:, 0] - top_C + log_top_C
+        mean_logit_C = torch.bmm(p_CV[:, None, :], logits_CV[:, :, None])[:, 0, 0]
+        entropy_N[part] = (top_C - mean_logit_C - log_top_C).clamp_(min=0.0)
         if rows_NH is not None:
-            grad_CV = head.surprise(logits_CV, p_CV, ids_N[part]).to(head.weight_VH.dtype)
+            grad_CV = head.surprise_gradient(logits_CV, p_CV, ids_N[part]).to(head.weight_VH.dtype)
             rows_NH[part] = torch.mm(grad_CV, head.weight_VH).mul_(-head.scale)
     return logp_N, entropy_N
 
@@ -146,24 +167,16 @@ def _head_gradient(
     shape = head.weight_VH.shape
     grad_weight_VH = torch.zeros(shape, dtype=head.dtype, device=hidden_NH.device)
     grad_bias_V = torch.zeros(shape[0], dtype=head.dtype, device=hidden_NH.device)
-    for part in head.slices(len(ids_N)):
-        logits_CV = head.logits(hidden_NH[part])
-        p_CV = torch.softmax(logits_CV, dim=1)
-        grad_CV = head.surprise(logits_CV, p_CV, ids_N[part])
-        grad_CV.mul_((-head.scale * grad_N[part]).to(head.dtype)[:, None])
+    for part, logits_CV, p_CV in head.chunks(len(ids_N)):
+        head.project(hidden_NH[part], logits_CV, p_CV)
+        grad_CV = head.surprise_gradient(logits_CV, p_CV, ids_N[part])
+        grad_CV.mul_((-head.scale * grad_N[part])[:, None])
         if weight:
             grad_weight_VH.addmm_(grad_CV.t(), hidden_NH[part].to(head.dtype))
         if bias:
             grad_bias_V += grad_CV.sum(0)
     dtype = head.weight_VH.dtype
     return grad_weight_VH.to(dtype) if weight else None, grad_bias_V.to(dtype) if bias else None
-
-
-def _matmul(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """a @ b in `dtype`; on CUDA half-precision products are never rounded below float32."""
-    if a.dtype == dtype:
-        return torch.mm(a, b)
-    return torch.mm(a, b, out_dtype=dtype) if a.is_cuda else torch.mm(a, b).to(dtype)
 
 
 def _needs_grad(*tensors: Tensor | None) -> bool:
@@ -174,11 +187,15 @@ def _check(hidden_NH: Tensor, weight_VH: Tensor, ids_N: Tensor, bias_V: Tensor |
     rows, width = weight_VH.shape
     if hidden_NH.shape != (len(ids_N), width):
         expected = (len(ids_N), width)
-        raise ValueError(f"hidden states have shape {tuple(hidden_NH.shape)}, expected {expected} (ids x head width)")
+        raise ValueError(
+            f"hidden states have shape {tuple(hidden_NH.shape)}, expected {expected} (ids x head width)"
+        )
     if bias_V is not None and bias_V.shape != (rows,):
         raise ValueError(f"the head's bias has shape {tuple(bias_V.shape)}, expected {(rows,)}")
     if len(ids_N) == 0:
         return
     low, high = (int(end) for end in torch.aminmax(ids_N))
     if low < 0 or high >= rows:
-        raise ValueError(f"token ids span {low}..{high}, but the head has {rows} rows: valid ids are 0..{rows - 1}")
+        raise ValueError(
+            f"token ids span {low}..{high}, but the head has {rows} rows: valid ids are 0..{rows - 1}"
+        )

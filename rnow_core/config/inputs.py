@@ -16,7 +16,7 @@ class DataConfig(Section):
 
     train_file: Files = Field(
         default=["train.jsonl"],
-        description="Training rows: a file or a list of files; the index in the list is the data set's number.",
+        description="Training rows: a file or a list; the index in the list is the data set's number.",
     )
     val_file: OptionalFiles = Field(
         default=None, description="Held-out rows for evaluation: a file or a list."
@@ -66,7 +66,7 @@ class TeacherConfig(Section):
         default=None, description="What rows and metrics call this teacher; required when there are several."
     )
     path: Text = Field(
-        description="Hugging Face id or folder of the teacher, or self = the student's base weights, adapter off."
+        description="Hugging Face id or folder, or self = the student's base weights, adapter off."
     )
     url: Text | None = Field(default=None, description="A running vLLM server that serves the model at path.")
     context: Text | None = Field(
@@ -75,7 +75,7 @@ class TeacherConfig(Section):
     context_file: Text | None = Field(default=None, description="A file that holds the context.")
     context_role: Literal["user", "system"] = Field(
         default="user",
-        description="Where the context goes: in front of the first user message, or of the row's system message.",
+        description="The context stands in front of the first user message, or of the row's system message.",
     )
     template: Literal["student", "own"] = Field(
         default="student",
@@ -86,7 +86,7 @@ class TeacherConfig(Section):
         default=None,
         gt=0,
         lt=1,
-        description="Decay of a moving average of the student's adapter as teacher; A and B are averaged separately.",
+        description="Decay of a moving average of the student's adapter, A and B averaged separately.",
     )
     quantization: Quantization | None = Field(
         default=None, description="nf4 = the teacher's weights in 4 bits."

@@ -44,7 +44,7 @@ class AlgorithmConfig(Section):
     )
     signal: Literal["sampled", "topk", "full"] = Field(
         default="sampled",
-        description="sampled = the sampled token's logprobs as advantage; topk and full = a divergence as loss.",
+        description="sampled = the sampled token's logprobs as advantage; topk, full = a divergence as loss.",
     )
     divergence: Literal["reverse", "forward", "jsd"] = Field(
         default="reverse", description="The divergence of signal topk and full."
@@ -54,7 +54,7 @@ class AlgorithmConfig(Section):
         default=0.5,
         gt=0,
         lt=1,
-        description="Teacher's share in jsd's mixture; at 0 and 1 jsd is identically 0: use divergence forward or reverse.",
+        description="Teacher's share in jsd. At 0 and 1 jsd is always 0: use divergence forward or reverse.",
     )
     tis_cap: float = Field(default=2.0, gt=0, description="Cap of the trainer/sampler importance weight.")
     cispo_cap: float = Field(default=4.0, gt=0, description="Cap of cispo's importance weight.")

@@ -39,18 +39,26 @@ def dotted(path: KeyPath) -> str:
 def present(path: KeyPath, data: Any) -> KeyPath:
     """The part of `path` that exists in `data`, with what the file leaves out left out.
 
-    Inside, some values are always lists that a file may write as one value (`teacher`), and pydantic's locations
-    carry names of union members; neither is a place in the file.
+    Pydantic's locations carry names of union members, and indices of lists that a file may write as one value
+    (`teacher`); neither is a place in the file.
     """
     kept: list[str | int] = []
     for part in path:
-        if isinstance(part, str) and isinstance(data, Mapping) and part in data:
+        named = isinstance(data, Mapping) and part in data
+        counted = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if named or counted:
             data = data[part]
-        elif isinstance(part, int) and isinstance(data, list) and part < len(data):
-            data = data[part]
-        else:
-            continue
-        kept.append(part)
+            kept.append(part)
+    return tuple(kept)
+
+
+def written(path: KeyPath, data: Any) -> KeyPath:
+    """`path` as the file spells it: without the index of a list that the file writes as one value."""
+    kept: list[str | int] = []
+    for part in path:
+        if isinstance(part, str) or isinstance(data, list):
+            kept.append(part)
+            data = lookup((part,), data)
     return tuple(kept)
 
 

@@ -85,11 +85,14 @@ class SandboxConfig(Section):
         description="auto = open for rows with `docker`, private addresses blocked; none = closed.",
     )
     memory: str = Field(
-        default="2g", pattern=r"^[1-9]\d*[kmg]$", description="Memory of a container, such as 512m or 2g."
+        default="2g",
+        pattern=r"^[1-9]\d*[kmg]$",
+        examples=["512m", "2g"],
+        description="Memory of a container.",
     )
     cpus: float = Field(default=1.0, gt=0, description="CPUs of a container.")
     pids: Count = Field(default=256, description="Processes in a container.")
-    secrets: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]] = Field(
+    secrets: list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$", examples=["API_KEY"])]] = Field(
         default=[], description="Names of environment variables that containers may see."
     )
     max_containers: PlannedCount = Field(

@@ -31,7 +31,7 @@ class Config(Section):
         description="distill = learn from a teacher's logprobs, sft = from given replies, rl = from rewards."
     )
     data: DataConfig = Field(default_factory=DataConfig, description="Training and held-out rows.")
-    model: ModelConfig = Field(description="The student.")
+    model: ModelConfig = Field(description="The student: the model that is trained.")
     teacher: Teachers = Field(default=[], description="The teacher, or a list of teachers with names.")
     algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig, description="Advantages and loss.")
     rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="Sampling and turns.")
@@ -53,9 +53,10 @@ class Config(Section):
         """`rollout:` with nothing below it is an empty section, not null."""
         if not isinstance(data, dict):
             return data
-        empty = {name: {} for name in SECTIONS if name in data and data[name] is None}
-        lists = {name: [] for name in ("stages",) if name in data and data[name] is None}
-        return {**data, **empty, **lists}
+        empty: dict[str, Any] = {name: {} for name in SECTIONS if name in data and data[name] is None}
+        if data.get("stages", ()) is None:
+            empty["stages"] = []
+        return {**data, **empty}
 
     @property
     def weights(self) -> Weights:

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 class Section(BaseModel):
     """Frozen, no unknown keys, no silent conversion ("4" is not 4), no NaN and no infinity."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class OneOrMany:

@@ -14,7 +14,7 @@ DEFAULT_TAU = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A token's advantage is adv_tau * A_task + clip(teacher_tau * logp_teacher - student_tau * logp_student)."""
+    """Of a token's advantage adv_tau * A_task + clip(teacher_tau * logp_teacher - student_tau * logp)."""
 
     adv_tau: float
     teacher_tau: float
@@ -24,8 +24,8 @@ class Weights:
 def resolve_weights(config: Config) -> Weights:
     """The weights of a config without stages; all 0 for `sft`, which has no advantages.
 
-    `kl_penalty_coef: b` means (0, b, b). Without it, a set tau or a teacher's context means 0.5 for every tau that is
-    not set; with nothing at all b is 0.1. `rl` has only the task's part.
+    `kl_penalty_coef: b` means (0, b, b). Without it, a set tau or a teacher's context means 0.5 for every
+    tau that is not set; with nothing at all b is 0.1. `rl` has only the task's part.
     """
     algorithm = config.algorithm
     adv, teacher, student = algorithm.adv_tau, algorithm.teacher_tau, algorithm.student_tau

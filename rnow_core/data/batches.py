@@ -27,7 +27,7 @@ def split(
 ) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
     """(train, validation), each in file order; `fraction` (0 <= f < 1) goes to validation.
 
-    A fraction above 0 gives at least one row to each side; raises RnowError when there are too few rows for that.
+    A fraction above 0 gives at least one row to each side; raises RnowError when there are too few rows.
     """
     if not 0.0 <= fraction < 1.0:
         raise RnowError(f"data.val_split is {fraction}, expected a fraction from 0 to below 1")
@@ -39,7 +39,8 @@ def split(
             "add rows, or remove data.val_split",
         )
     count = min(max(1, round(fraction * len(prompts))), len(prompts) - 1)
-    held_out = {i for i in sorted(range(len(prompts)), key=lambda i: (hash64("split", seed, i), i))[:count]}
+    shuffled = sorted(range(len(prompts)), key=lambda i: (hash64("split", seed, i), i))
+    held_out = frozenset(shuffled[:count])
     train = tuple(prompt for i, prompt in enumerate(prompts) if i not in held_out)
     return train, tuple(prompts[i] for i in sorted(held_out))
 

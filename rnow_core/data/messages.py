@@ -24,7 +24,7 @@ _NULL_MEANS_ABSENT = ("tool_calls", "tool_call_id", "name", "reasoning_content")
 
 
 def parse_arguments(arguments: Any) -> dict[str, Any] | None:
-    """A tool call's arguments as an object: parsed when they are a JSON string, None when they are no object."""
+    """A tool call's arguments as an object: parsed when they are a string, None when they are no object."""
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
@@ -111,7 +111,9 @@ def _tool_calls(issues: RowIssues, calls: Any, role: str, path: str) -> list[Any
         issues.wrong_type(path, calls, "a list of tool calls")
         return []
     if calls and role != "assistant":
-        issues.add(Code.ORDER, path, f"tool_calls on a {role or 'nameless'} message", "only assistants call tools")
+        issues.add(
+            Code.ORDER, path, f"tool_calls on a {role or 'nameless'} message", "only assistants call tools"
+        )
     return [_tool_call(issues, call, f"{path}[{i}]") for i, call in enumerate(calls)]
 
 

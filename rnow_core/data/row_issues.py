@@ -36,9 +36,7 @@ class RowIssues:
         self.line = line
         self.findings: list[Finding] = []
 
-    def add(
-        self, code: Code, path: str | None, message: str, hint: str = "", col: int | None = None
-    ) -> None:
+    def add(self, code: Code, path: str | None, message: str, hint: str = "", col: int | None = None) -> None:
         """Note one error at the JSON path of this line."""
         self.findings.append(Finding(code.value, "error", message, hint, self.file, self.line, col, path))
 

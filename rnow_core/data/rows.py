@@ -1,4 +1,4 @@
-"""Reads train.jsonl files into prompts. The whole of every file is checked before the first error is raised."""
+"""Reads train.jsonl files into prompts. All files are checked to the end before an error is raised."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _KNOWN = {field.name for field in fields(Prompt)} - {"index", "file", "line", "d
 def load_prompts(
     paths: Sequence[Path], *, dataset_type: str, need_rewards: bool, root: Path | None = None
 ) -> list[Prompt]:
-    """The rows of all files, in order. `paths` are as the user wrote them, relative to `root` where that is given.
+    """The rows of all files, in order. `paths` are as the user wrote them, relative to `root` if given.
 
-    `dataset_type` (distill, rl, sft) decides how a row must end; with `need_rewards` every row must name rewards.
+    `dataset_type` (distill, rl, sft) decides how a row must end; with `need_rewards` every row names rewards.
     Raises FindingsError with every bad line of every file.
     """
     prompts: list[Prompt] = []
@@ -32,7 +32,9 @@ def load_prompts(
             prompt = _prompt(issues, row, dataset_type, need_rewards)
             findings += issues.findings
             if prompt and issues.line:
-                prompts.append(Prompt(index=len(prompts), file=name, line=issues.line, dataset=dataset, **prompt))
+                prompts.append(
+                    Prompt(index=len(prompts), file=name, line=issues.line, dataset=dataset, **prompt)
+                )
             count += 1
         if not count:
             hint = 'write one JSON object a line: {"messages": [{"role": "user", "content": "..."}]}'
@@ -56,21 +58,27 @@ def _read(path: Path, name: str) -> Iterator[tuple[RowIssues, dict[str, Any] | N
                         return
     except OSError as error:
         issues = RowIssues(name)
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-        issues.add(Code.FILE, None, f"the file {reason}", "data.train_file and data.val_file name the data files")
+        reason = (
+            "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        )
+        issues.add(
+            Code.FILE, None, f"the file {reason}", "data.train_file and data.val_file name the data files"
+        )
         yield issues, None
 
 
 def _parse(issues: RowIssues, line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line.decode(), parse_constant=_refuse_constant)
+        row = json.loads(line.rstrip().decode(), parse_constant=_refuse_constant)
         if b"\\u" in line:
             json.dumps(row, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         message = f"not UTF-8: byte 0x{line[error.start]:02x}"
         issues.add(Code.ENCODING, None, message, "save the file as UTF-8", col=error.start + 1)
     except UnicodeEncodeError:
-        issues.add(Code.ENCODING, None, "an escape such as \\ud800 is half of a character", "escape both halves")
+        issues.add(
+            Code.ENCODING, None, "an escape such as \\ud800 is half of a character", "escape both halves"
+        )
     except json.JSONDecodeError as error:
         issues.add(Code.JSON, None, f"not valid JSON: {error.msg}", "one JSON object a line", col=error.colno)
     except (ValueError, RecursionError) as error:
@@ -97,7 +105,7 @@ def _prompt(
     if row is None:
         return None
     given = {key: value for key, value in row.items() if value is not None or key not in _KNOWN}
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"extra": {key: row[key] for key in row if key not in _KNOWN}}
     if "messages" in given:
         values["messages"] = check_messages(issues, given["messages"], dataset_type)
     else:
@@ -142,7 +150,9 @@ def _object(issues: RowIssues, path: str, value: Any) -> dict[str, Any]:
 
 def _check_together(issues: RowIssues, values: dict[str, Any], need_rewards: bool) -> None:
     if values.get("docker_env") and "docker" not in values:
-        issues.add(Code.DOCKER_ENV, "docker_env", "is set, but the row has no docker", "add docker, or remove it")
+        issues.add(
+            Code.DOCKER_ENV, "docker_env", "is set, but the row has no docker", "add docker, or remove it"
+        )
     if need_rewards and not values.get("rewards"):
         hint = 'name functions of rewards.py: "rewards": ["accuracy"]; or train without rewards (adv_tau 0)'
         issues.add(Code.NO_REWARDS, "rewards", "the row names no rewards, and this run trains on them", hint)

@@ -1,4 +1,4 @@
-"""Counter-based randomness: a number is a hash of where it is used, so no stream is shared, saved or replayed."""
+"""Counter-based randomness: a number is a hash of where it is used; there is no stream to share or save."""
 
 from __future__ import annotations
 

@@ -16,10 +16,11 @@ from rnow_core.models.microbatch import micro_batches
 
 @dataclass(frozen=True, slots=True)
 class Slab:
-    """One right-padded micro-batch, on the device: what goes through the model, and which tokens are read off it.
+    """One right-padded micro-batch, on the device: what goes through the model, and which tokens are read
+    off it.
 
-    `before_N` indexes the flattened B x L hidden states at the position *before* each chosen token, which is the
-    one that predicts it. `chosen_N` numbers the chosen tokens among all chosen tokens of the rows.
+    `before_N` indexes the flattened B x L hidden states at the position *before* each chosen token, which
+    is the one that predicts it. `chosen_N` numbers the chosen tokens among all chosen tokens of the rows.
     """
 
     ids_BL: Tensor
@@ -44,13 +45,13 @@ def choose(mask_F: Tensor, lengths_R: Tensor) -> Chosen:
     position_N = flat_N - starts_R[row_N]
     if (position_N == 0).any():
         row = int(row_N[position_N == 0][0])
-        raise ValueError(f"row {row}: its first token is to be trained or scored, but no token comes before it")
+        raise ValueError(
+            f"row {row}: its first token is to be trained or scored, but no token comes before it"
+        )
     return Chosen(flat_N, row_N, position_N)
 
 
-def slabs(
-    ids_F: Tensor, lengths_R: Tensor, chosen: Chosen, budget: int, device: torch.device
-) -> list[Slab]:
+def slabs(ids_F: Tensor, lengths_R: Tensor, chosen: Chosen, budget: int, device: torch.device) -> list[Slab]:
     """Pad the rows that have a chosen token into micro-batches, each row cut behind its last chosen token's
     predecessor: what comes later cannot change what is read off.
     """

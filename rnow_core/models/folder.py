@@ -66,6 +66,12 @@ def load_model(path: str, dtype: torch.dtype, device: torch.device) -> Any:
         return model.eval().to(device)
 
 
+def save_model(model: Any, folder: Path) -> None:
+    """Write a whole model into an existing folder, readable by transformers."""
+    with _no_progress_bars():
+        model.save_pretrained(folder)
+
+
 def _load_hint(path: str) -> str:
     if Path(path).is_dir():
         return "the folder must hold config.json and the weights of one causal language model"

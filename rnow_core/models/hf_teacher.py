@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 from rnow_core.models.causal_lm import CausalLM
@@ -16,8 +16,8 @@ from rnow_core.types import ScoreRequest
 class HFTeacher:
     """Scores a whole step at once, since it shares the device with the sampler.
 
-    With `base_of_student` the teacher is the base model below the student's adapter (`teacher.path: self`): the
-    adapter is off while it scores, and no second model is in memory.
+    With `base_of_student` the teacher is the base model below the student's adapter (`teacher.path: self`):
+    the adapter is off while it scores, and no second model is in memory.
     """
 
     unit: Literal["group", "step"] = "step"
@@ -50,5 +50,5 @@ class HFTeacher:
         with self._weights():
             return score(self._lm, requests, self._token_logprobs, self._budget)
 
-    def _weights(self):  # type: ignore[no-untyped-def]
+    def _weights(self) -> AbstractContextManager[None]:
         return self._lm.adapter_off() if self._base_of_student else nullcontext()

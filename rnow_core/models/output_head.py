@@ -41,11 +41,11 @@ class OutputHead:
 
 
 def _project(hidden: Tensor, weight_VH: Tensor) -> Tensor:
-    """hidden @ weight.T in float32; on a GPU half-precision products are not rounded on the way."""
+    """Return hidden @ weight.T in float32; on a GPU half-precision products are not rounded on the way."""
     if not hidden.is_cuda or weight_VH.dtype == torch.float32:
         return F.linear(hidden, weight_VH).float()
     flat = torch.mm(hidden.flatten(0, -2), weight_VH.t(), out_dtype=torch.float32)
-    return flat.unflatten(0, hidden.shape[:-1])
+    return flat.view(*hidden.shape[:-1], -1)
 
 
 def read_head(model: Any, name: str) -> OutputHead:

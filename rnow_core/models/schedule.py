@@ -11,8 +11,8 @@ Schedule = Literal["constant", "linear", "cosine"]
 def learning_rate(step: int, peak: float, schedule: Schedule, warmup_steps: int, total_steps: int) -> float:
     """The rate for `step` (from 1 to `total_steps`).
 
-    Rises linearly over the first `warmup_steps` steps and reaches `peak` on the last of them. Then `constant` stays,
-    `linear` and `cosine` fall so that the step after the last one would be 0.
+    Rises linearly over the first `warmup_steps` steps and reaches `peak` on the last of them. Then
+    `constant` stays, `linear` and `cosine` fall so that the step after the last one would be 0.
     """
     if step <= warmup_steps:
         return peak * step / warmup_steps

@@ -35,9 +35,7 @@ class TokenLogprobs(Protocol):
         ...
 
 
-def read_off(
-    lm: CausalLM, token_logprobs: TokenLogprobs, slab: Slab, ids_N: Tensor
-) -> tuple[Tensor, Tensor]:
+def read_off(lm: CausalLM, token_logprobs: TokenLogprobs, slab: Slab, ids_N: Tensor) -> tuple[Tensor, Tensor]:
     """One forward pass: logprob and entropy [N] of the slab's chosen tokens, whose ids are `ids_N`."""
     hidden_NH = lm.hidden(slab.ids_BL).flatten(0, 1).index_select(0, slab.before_N)
     head = lm.head
@@ -50,7 +48,7 @@ def read_off(
 def score(
     lm: CausalLM, requests: Sequence[ScoreRequest], token_logprobs: TokenLogprobs, budget: int
 ) -> list[list[float]]:
-    """log p(ids[t] | ids[:t]) for every t >= start of each request, in order.
+    """Score log p(ids[t] | ids[:t]) for every t >= start of each request, in order.
 
     Right-padded micro-batches of at most `budget` padded tokens, sorted by length. Raises RnowError for an id
     beyond the model's rows, RunFailed when memory runs out.
@@ -71,7 +69,7 @@ def score(
         for slab in slabs(ids_F, lengths_R, chosen, budget, lm.device):
             logp_N[slab.chosen_N] = read_off(lm, token_logprobs, slab, ids_N[slab.chosen_N])[0]
     _check_finite(logp_N, lm.name)
-    parts = logp_N.cpu().split((lengths_R - starts_R).tolist())
+    parts = torch.split(logp_N.cpu(), (lengths_R - starts_R).tolist())
     return [part.tolist() for part in parts]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import dataclass
 
 from rnow_core.preflight.model_facts import ModelFacts
 
@@ -15,45 +16,64 @@ ACTIVATION_FACTOR = 16
 """Activations that one decoder layer keeps for backward, in units of its hidden and feed-forward vectors."""
 
 
-def memory_plan(
-    student: ModelFacts,
-    teacher: ModelFacts | None,
-    *,
-    rank: int,
-    on_gpu: bool,
-    micro_batch_tokens: int,
-    kv_tokens: int,
-    checkpointing: bool,
-) -> dict[str, int]:
-    """Bytes by purpose, and `total`.
+CACHE_SHARE = 0.85
+"""Of the memory that nothing else needs, how much the sampler's cache may take."""
 
-    Args:
-        student: facts of the student.
-        teacher: facts of the teacher, or None when the student's base weights teach or there is no teacher.
-        rank: LoRA rank, 0 for full fine-tuning.
-        on_gpu: bf16 weights on a GPU, else float32.
-        micro_batch_tokens: tokens in one forward with gradients.
-        kv_tokens: tokens that the sampler's cache may hold.
-        checkpointing: activations are recomputed, one layer at a time.
-    """
-    width = 2 if on_gpu else 4
-    trained = student.parameters if rank == 0 else lora_parameters(student, rank)
-    frozen_weights = 0 if rank == 0 else student.parameters * width
-    per_layer = micro_batch_tokens * (student.hidden_size + student.intermediate_size) * width
-    kept = student.layers * micro_batch_tokens * student.hidden_size * width
-    activations = (
-        kept + ACTIVATION_FACTOR * per_layer
-        if checkpointing
-        else (student.layers * ACTIVATION_FACTOR * per_layer)
-    )
+CACHE_TOKENS_AT_LEAST = 1 << 16
+"""Evaluations have more rollouts at once than a step; for small models this room costs nothing."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the config says about memory. `micro_batch_tokens`: tokens in one forward with gradients."""
+
+    rank: int
+    on_gpu: bool
+    micro_batch_tokens: int
+    checkpointing: bool
+
+    @property
+    def width(self) -> int:
+        """Bytes of a frozen weight or an activation: bf16 on a GPU, float32 on a CPU."""
+        return 2 if self.on_gpu else 4
+
+
+def memory_plan(
+    student: ModelFacts, teacher: ModelFacts | None, sizes: Sizes, kv_tokens: int
+) -> dict[str, int]:
+    """Bytes by purpose, and `total`. `teacher` is None when it has no weights of its own."""
+    trained = student.parameters if sizes.rank == 0 else lora_parameters(student, sizes.rank)
     plan = {
-        "student weights": frozen_weights,
+        "student weights": 0 if sizes.rank == 0 else student.parameters * sizes.width,
         "trained weights and optimizer": trained * ADAM_BYTES,
-        "teacher weights": teacher.parameters * width if teacher else 0,
-        "key-value cache": kv_tokens * student.layers * 2 * student.kv_heads * student.head_dim * width,
-        "activations": activations,
+        "teacher weights": teacher.parameters * sizes.width if teacher else 0,
+        "key-value cache": kv_tokens * cache_bytes(student, teacher, sizes),
+        "activations": _activations(student, sizes),
     }
     return {**plan, "total": sum(plan.values())}
+
+
+def cache_tokens(
+    student: ModelFacts, teacher: ModelFacts | None, sizes: Sizes, available: int, wanted: int, least: int
+) -> int:
+    """Tokens that the sampler's cache may hold: what a step wants, as far as memory is left; at least one row."""
+    left = max(0, available - memory_plan(student, teacher, sizes, 0)["total"])
+    affordable = int(left * CACHE_SHARE) // cache_bytes(student, teacher, sizes)
+    return max(least, min(max(wanted, CACHE_TOKENS_AT_LEAST), affordable))
+
+
+def cache_bytes(student: ModelFacts, teacher: ModelFacts | None, sizes: Sizes) -> int:
+    """Bytes of one cached token: keys and values of all layers, of the larger model (both may sample)."""
+    models = [student, teacher] if teacher else [student]
+    return max(model.layers * 2 * model.kv_heads * model.head_dim * sizes.width for model in models)
+
+
+def _activations(student: ModelFacts, sizes: Sizes) -> int:
+    tokens = sizes.micro_batch_tokens * sizes.width
+    layer = ACTIVATION_FACTOR * tokens * (student.hidden_size + student.intermediate_size)
+    if sizes.checkpointing:
+        return student.layers * tokens * student.hidden_size + layer
+    return student.layers * layer
 
 
 def lora_parameters(facts: ModelFacts, rank: int) -> int:

@@ -25,9 +25,7 @@ async def sample_episode(prompt: Prompt, sample: int, key: int, parts: RolloutPa
         RnowError: the prompt leaves no room in the context window.
     """
     started = time.perf_counter()
-    messages = list(prompt.messages)
-    options = dict(parts.template_options)
-    prompt_ids = tuple(parts.renderer.prompt_ids(messages, **options))
+    prompt_text, prompt_ids = parts.renderer.render_row(prompt, **parts.template_options)
     room = parts.context_window - len(prompt_ids)
     params = replace(parts.params, max_tokens=min(parts.params.max_tokens, room))
     completion = await parts.sampler.sample(prompt_ids, params, key)
@@ -38,7 +36,7 @@ async def sample_episode(prompt: Prompt, sample: int, key: int, parts: RolloutPa
         sample=sample,
         messages=(*prompt.messages, {"role": "assistant", "content": reply_text(completion, parts)}),
         trajectory=trajectory_of(prompt_ids, completion),
-        prompt_text=parts.renderer.render(messages, add_generation_prompt=True, **options),
+        prompt_text=prompt_text,
         stop_reason=completion.stop_reason,
         policy=completion.policy,
         seconds=time.perf_counter() - started,
@@ -60,4 +58,4 @@ def trajectory_of(prompt_ids: tuple[int, ...], completion: Completion) -> Trajec
 def reply_text(completion: Completion, parts: RolloutParts) -> str:
     """The reply as rewards see it: without the stop token that ended it."""
     ids = completion.ids[:-1] if completion.stop_reason == "stop" else completion.ids
-    return parts.renderer.decode(ids, skip_special_tokens=False)
+    return parts.renderer.decode(ids)

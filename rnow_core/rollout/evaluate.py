@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from rnow_core.rollout.collect import collect
 from rnow_core.rollout.parts import RolloutParts
@@ -18,33 +17,41 @@ random numbers."""
 
 async def evaluate(
     prompts: Sequence[Prompt], group_size: int, batch_size: int | None, parts: RolloutParts
-) -> dict[str, float]:
-    """Sample `group_size` rollouts of every prompt and average.
-
-    Returns:
-        `reward/mean` and `reward/<name>` (where rows have rewards), `teacher_kl` (token mean of sampler minus
-        teacher logprob, where there is a teacher), `truncated_fraction`, `tokens/completion` (mean) and `rollouts`.
-    """
+) -> list[ScoredRollout]:
+    """Sample `group_size` rollouts of every prompt, `batch_size` prompts at once (None: all), and score them."""
     portion = batch_size or len(prompts)
     rollouts: list[ScoredRollout] = []
     for start in range(0, len(prompts), portion):
         collected = await collect(prompts[start : start + portion], group_size, EVAL_STEP, parts)
         rollouts.extend(collected.rollouts)
+    return rollouts
+
+
+def eval_metrics(rollouts: Sequence[ScoredRollout], default_env: str) -> dict[str, float]:
+    """`eval/<env>/...` for each env: the row's own, or `default_env`.
+
+    `reward/mean` and `reward/<name>` (where rows have rewards), `teacher_kl` (token mean of sampler minus teacher
+    logprob, where there is a teacher), `truncated_fraction`, `tokens/completion` (mean) and `rollouts` (count).
+    """
+    by_env: dict[str, list[ScoredRollout]] = {}
+    for scored in rollouts:
+        by_env.setdefault(scored.rollout.prompt.env or default_env, []).append(scored)
     return {
-        "rollouts": float(len(rollouts)),
-        "truncated_fraction": _mean([float(scored.rollout.truncated) for scored in rollouts]),
-        "tokens/completion": _mean([float(sum(s.rollout.trajectory.mask_T)) for s in rollouts]),
-        **reward_means(rollouts),
-        **sampled_kl(rollouts),
+        f"eval/{env}/{name}": value for env, group in by_env.items() for name, value in _metrics(group).items()
     }
 
 
-def without_teachers(parts: RolloutParts) -> RolloutParts:
-    """The same parts for a policy that nobody scores."""
-    return replace(parts, teachers={})
+def _metrics(rollouts: Sequence[ScoredRollout]) -> dict[str, float]:
+    return {
+        **reward_means(rollouts),
+        **_sampled_kl(rollouts),
+        "truncated_fraction": _mean([float(scored.rollout.truncated) for scored in rollouts]),
+        "tokens/completion": _mean([float(sum(scored.rollout.trajectory.mask_T)) for scored in rollouts]),
+        "rollouts": float(len(rollouts)),
+    }
 
 
-def sampled_kl(rollouts: Sequence[ScoredRollout]) -> dict[str, float]:
+def _sampled_kl(rollouts: Sequence[ScoredRollout]) -> dict[str, float]:
     """Token mean of log p_sampler - log p_teacher over sampled tokens."""
     differences = [
         mu - teacher

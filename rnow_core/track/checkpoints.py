@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rnow_core.errors import RunFailed
-from rnow_core.track.atomic import folder_bytes, write_folder_atomic, write_json_atomic
+from rnow_core.track.atomic import folder_bytes, write_folder_atomic
+from rnow_core.track.jsonable import dumps
 from rnow_core.track.run_folder import read_json
 
 STATE_FILE = "state.json"
@@ -55,7 +56,7 @@ class Checkpoints:
 
         def fill(folder: Path) -> None:
             write(folder)
-            write_json_atomic(folder / STATE_FILE, content)
+            (folder / STATE_FILE).write_text(dumps(content, indent=2), encoding="utf-8")
 
         write_folder_atomic(path, fill, expected=self._last_size())
         return Checkpoint(path, step, content)

@@ -30,8 +30,7 @@ class MetricsFile:
         self.path = path
         with disk_errors(path):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        if path.is_file():
-            self.truncate_to(_end_of_rows(path))
+        self.truncate_to(_end_of_rows(path))
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one row; non-finite floats become null. What cannot be written whole is not written at all.
@@ -45,7 +44,7 @@ class MetricsFile:
             try:
                 _write_all(self._descriptor, line)
             except OSError:
-                self._cut(before)
+                self.truncate_to(before)
                 raise
 
     @property
@@ -72,10 +71,6 @@ class MetricsFile:
         """Force the rows to the disk and close the file."""
         self.sync()
         os.close(self._descriptor)
-
-    def _cut(self, offset: int) -> None:
-        if offset < self.offset:
-            os.ftruncate(self._descriptor, offset)
 
 
 def read_metrics(path: Path) -> list[Row]:

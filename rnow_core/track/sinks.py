@@ -56,8 +56,9 @@ class GuardedSink:
             raise
         except Exception as error:
             self._sink = None
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             fields = {
-                "message": f"{self._name} is switched off for this run: {type(error).__name__}: {error}",
+                "message": f"{self._name} is switched off for this run: {reason}",
                 "hint": "the run goes on; metrics.jsonl has every metric",
             }
             self._emit(Event("warning", fields))

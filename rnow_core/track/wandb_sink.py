@@ -14,6 +14,7 @@ from rnow_core.track.events import Emit
 from rnow_core.track.run_folder import RunFolder, read_json
 from rnow_core.track.sinks import GuardedSink, Sink
 
+INIT_SECONDS = 30.0
 _ID_FILE = "wandb.json"
 
 
@@ -53,7 +54,9 @@ class WandbSink:
                 resume="allow",
                 dir=str(run.logs),
                 config=dict(config),
-                settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
+                settings=wandb.Settings(
+                    console="off", silent=True, disable_git=True, save_code=False, init_timeout=INIT_SECONDS
+                ),
             )
         except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
             raise EnvironmentMissing(

@@ -12,7 +12,7 @@ def to_batch(rollouts: Sequence[ScoredRollout], *, mask_truncated: bool = False)
     """Put the rollouts' columns behind one another, one row a rollout, in order.
 
     Args:
-        rollouts: scored rollouts; without a teacher the teacher column is 0.
+        rollouts: scored rollouts, all with a teacher or all without; the teacher column is then empty.
         mask_truncated: do not train the tokens of replies that were cut. Their reward still counts in the group
             mean that the others are compared with.
     """
@@ -23,12 +23,7 @@ def to_batch(rollouts: Sequence[ScoredRollout], *, mask_truncated: bool = False)
         lengths=lengths,
         mask=list(chain.from_iterable(_mask(scored, mask_truncated) for scored in rollouts)),
         mu=list(chain.from_iterable(trajectory.mu_T for trajectory in trajectories)),
-        teacher=list(
-            chain.from_iterable(
-                repeat(0.0, length) if scored.teacher_logprobs_T is None else scored.teacher_logprobs_T
-                for scored, length in zip(rollouts, lengths, strict=True)
-            )
-        ),
+        teacher=list(chain.from_iterable(scored.teacher_logprobs_T or () for scored in rollouts)),
         task=list(
             chain.from_iterable(
                 repeat(scored.task_advantage, length)

@@ -6,6 +6,7 @@ disk (track/), and which parts there are (build.py).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from rnow_core.errors import Interrupted
 from rnow_core.models.device import DeviceThread
 from rnow_core.models.seams import Learner
 from rnow_core.rollout.collect import collect
-from rnow_core.rollout.evaluate import evaluate
+from rnow_core.rollout.evaluate import eval_metrics, evaluate
 from rnow_core.rollout.parts import RolloutParts
 from rnow_core.stop import StopSignal
+from rnow_core.train.alarm import check_mismatch
 from rnow_core.train.batch import to_batch
 from rnow_core.train.record import RunRecord
 from rnow_core.types import Prompt
@@ -24,14 +26,18 @@ from rnow_core.types import Prompt
 
 @dataclass(frozen=True)
 class EvalPlan:
-    """What is evaluated, and how. `every` is None for before and after the run only."""
+    """What is evaluated, and how. `every` is None for before and after the run only.
+
+    `name` stands in metrics for rows that name no `env`; `baseline` samples from the teacher.
+    """
 
     name: str
-    prompts: tuple[Prompt, ...]
+    prompts: Sequence[Prompt]
     group_size: int
     batch_size: int | None
     every: int | None
     parts: RolloutParts
+    baseline: RolloutParts | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class OnPolicyRun:
     evaluation: EvalPlan | None
     record: RunRecord
     stop: StopSignal
+    watch_mismatch: bool
 
 
 async def train_on_policy(run: OnPolicyRun, first_step: int) -> None:
@@ -80,13 +87,32 @@ async def train_step(run: OnPolicyRun, step: int) -> None:
     with run.parts.phase("train"):
         update = await run.device.run(run.learner.update, batch, step)
     await run.parts.sampler.use(run.learner.publish(run.adapters))
-    run.record.step(step, collected, batch, update)
+    metrics = run.record.step(step, collected, batch, update)
+    if run.watch_mismatch:
+        check_mismatch(step, metrics["mismatch_kl"], run.record.warn)
 
 
 async def evaluate_student(run: OnPolicyRun, plan: EvalPlan, step: int) -> None:
     """Held-out rewards and teacher KL of the student as it is now."""
-    metrics = await evaluate(plan.prompts, plan.group_size, plan.batch_size, plan.parts)
-    run.record.evaluation(step, {f"eval/{plan.name}/{name}": value for name, value in metrics.items()})
+    rollouts = await evaluate(plan.prompts, plan.group_size, plan.batch_size, plan.parts)
+    run.record.evaluation(step, eval_metrics(rollouts, plan.name))
+
+
+async def evaluate_baseline(run: OnPolicyRun, plan: EvalPlan) -> None:
+    """Before step 1: the teacher's held-out reward, the student's, and the gap between them."""
+    if plan.baseline is None:
+        return
+    rollouts = await evaluate(plan.prompts, plan.group_size, plan.batch_size, plan.baseline)
+    teacher = eval_metrics(rollouts, plan.name)
+    student = run.record.evaluations(0)
+    metrics: dict[str, float] = {}
+    for name, value in teacher.items():
+        if name.endswith("/reward/mean"):
+            env = name.removesuffix("/reward/mean")
+            metrics[f"{env}/baseline_student/avg"] = student[name]
+            metrics[f"{env}/baseline_teacher/avg"] = value
+            metrics[f"{env}/baseline_diff"] = value - student[name]
+    run.record.evaluation(0, metrics)
 
 
 def _due(step: int, every: int | None) -> bool:

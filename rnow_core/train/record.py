@@ -59,15 +59,20 @@ class RunRecord:
 
     def save(self, step: int, learner: Learner) -> None:
         """Make the checkpoint of `step`, after its metrics are on the disk."""
-        self.metrics.sync()
-        checkpoint = self.checkpoints.save(step, learner.save, {"total_steps": self.total_steps})
+        with self.clock.phase("save"):
+            self.metrics.sync()
+            checkpoint = self.checkpoints.save(step, learner.save, {"total_steps": self.total_steps})
         self.emit(Event("checkpoint", {"step": step, "path": str(checkpoint.path)}))
 
-    def rewind(self, checkpoint: Checkpoint) -> None:
-        """Cut metrics and traces back to a checkpoint: the steps behind it are done again."""
-        self.metrics.truncate_after(checkpoint.step)
-        cut_traces(self.folder.rollouts, checkpoint.step)
-        self.current_step = checkpoint.step
+    def rewind(self, checkpoint: Checkpoint | None) -> None:
+        """Cut metrics and traces back to a checkpoint: what came behind it is done again.
+
+        Before the first step the evaluations are done again as well: a kill may have left half of them.
+        """
+        step = checkpoint.step if checkpoint else 0
+        self.metrics.truncate_after(step if step > 0 else -1)
+        cut_traces(self.folder.rollouts, step)
+        self.current_step = step
 
     def warn(self, message: str, hint: str = "") -> None:
         """Tell the user something that does not stop the run."""

@@ -1,0 +1,99 @@
+"""What the schema knows and the engine of this version does not have yet.
+
+One line a feature; whoever builds the feature deletes its line. A config that uses one still loads, so that
+documents and editors work; `validate` and `run` refuse it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rnow_core.config.problems import KeyPath, Problem
+from rnow_core.config.schema import Config
+
+Uses = Callable[[Any], bool]
+
+
+def _set(value: Any) -> bool:
+    return value is not None
+
+
+def _on(value: Any) -> bool:
+    return bool(value)
+
+
+def _is(word: Any) -> Uses:
+    return lambda value: value == word
+
+
+def _other_than(*words: Any) -> Uses:
+    return lambda value: value not in words
+
+
+MISSING: tuple[tuple[str, Uses, str], ...] = (
+    ("dataset_type", _is("sft"), "use distill or rl"),
+    ("stages", _on, "run one config after the other"),
+    ("model.quantization", _set, "leave it out: the base is loaded in bfloat16 or float32"),
+    ("teacher", lambda teachers: len(teachers) > 1, "name one teacher"),
+    ("teacher.url", _set, "leave it out: the teacher is loaded from teacher.path"),
+    ("teacher.context", _set, "leave it out"),
+    ("teacher.context_file", _set, "leave it out"),
+    ("teacher.template", _is("own"), "leave it out: the teacher reads the student's template"),
+    ("teacher.adapter", _set, "merge the adapter into a folder and name that as teacher.path"),
+    ("teacher.ema", _set, "leave it out"),
+    ("teacher.quantization", _set, "leave it out"),
+    ("algorithm.signal", _other_than("sampled"), "use sampled"),
+    ("rollout.engine", _is("vllm"), "use auto or hf"),
+    ("rollout.url", _set, "leave it out: rollouts are sampled in the process"),
+    ("rollout.max_turns", lambda turns: turns is not None and turns > 1, "set max_turns: 1"),
+    ("rollout.termination_policy", _other_than("last_tool"), "leave it out: replies are single turns"),
+    ("rollout.tool_timeout", _other_than(60.0), "leave it out: there are no tools"),
+    ("rollout.max_tool_response", _set, "leave it out: there are no tools"),
+    ("rollout.mcp_url", _set, "leave it out: there are no tools"),
+    ("rollout.deadline", _set, "leave it out"),
+    ("trainer.async_level", _is(1), "use auto or 0"),
+    ("trainer.train_on", _other_than("all_assistant"), "leave it out: it is for sft"),
+    ("eval.pass_at", _other_than([1]), "leave it out: pass@1 is reported"),
+    ("logging.trackio", _on, "use wandb_project, or read metrics.jsonl"),
+    ("logging.tensorboard", _on, "use wandb_project, or read metrics.jsonl"),
+)
+"""Key, whether a value of it uses the feature, and what to do meanwhile."""
+
+MISSING_SECTIONS = {
+    "sandbox": "leave it out: there are no sandboxes",
+    "resources": "leave it out: a run is one process on one device",
+}
+"""Sections of which no key has an engine part."""
+
+
+def unavailable(config: Config) -> list[Problem]:
+    """One error for each configured feature without an engine part."""
+    problems = [
+        _not_yet(path, value, instead)
+        for dotted_path, uses, instead in MISSING
+        for path, value in _values(config, tuple(dotted_path.split(".")))
+        if uses(value)
+    ]
+    for section, instead in MISSING_SECTIONS.items():
+        chosen, plain = getattr(config, section), type(getattr(config, section))()
+        keys = [key for key in type(chosen).model_fields if getattr(chosen, key) != getattr(plain, key)]
+        problems += [_not_yet((section, key), getattr(chosen, key), instead) for key in keys]
+    return problems
+
+
+def _values(config: Config, keys: tuple[str, ...]) -> list[tuple[KeyPath, Any]]:
+    """The value of a key; of a key below `teacher` one for each teacher."""
+    if keys[0] == "teacher" and len(keys) == 2:
+        return [(("teacher", i, keys[1]), getattr(t, keys[1])) for i, t in enumerate(config.teacher)]
+    value: Any = config
+    for key in keys:
+        value = getattr(value, key)
+    return [(keys, value)]
+
+
+def _not_yet(path: KeyPath, value: Any, instead: str) -> Problem:
+    shown = (
+        f"{path[-1]}: {value}" if isinstance(value, str | int | float) and len(str(value)) < 40 else path[-1]
+    )
+    return Problem("RN140", path, f"not available yet: `{shown}`", instead)

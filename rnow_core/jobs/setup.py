@@ -1,0 +1,240 @@
+"""From a project or an interrupted run to everything that `train_on_policy` needs."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rnow_core.build import Built, Fixed, build, choose_fixed, samples_plainly
+from rnow_core.config.load import LoadedConfig
+from rnow_core.config.schema import Config, resolved
+from rnow_core.config.source import Source
+from rnow_core.data.batches import PromptBatches
+from rnow_core.env.worker import RewardWorker
+from rnow_core.errors import FindingsError, RunFailed, UsageError
+from rnow_core.preflight.check import check_loaded, check_project
+from rnow_core.preflight.report import Project, Report
+from rnow_core.rollout.project_rewards import ProjectRewards
+from rnow_core.stop import StopSignal
+from rnow_core.track.checkpoints import Checkpoint
+from rnow_core.track.clock import PhaseClock
+from rnow_core.track.events import Emit, Event
+from rnow_core.track.metrics import MetricsFile
+from rnow_core.track.run_folder import RunFolder
+from rnow_core.track.sinks import Sink
+from rnow_core.track.wandb_sink import open_wandb
+from rnow_core.train.on_policy import EvalPlan, OnPolicyRun
+from rnow_core.train.record import RunRecord
+
+PACKAGES = ("rnow-distill", "torch", "transformers", "peft", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run that is ready to start, behind `checkpoint` when it is resumed."""
+
+    config: Config
+    run: OnPolicyRun
+    built: Built
+    rewards: ProjectRewards
+    checkpoint: Checkpoint | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line asked for."""
+
+    project_dir: Path
+    overrides: Sequence[str]
+    name: str | None
+    emit: Emit
+    stop: StopSignal
+
+
+def prepare_new(wanted: Wanted) -> Setup:
+    """Check the project, make the run folder, load the models.
+
+    Raises:
+        FindingsError: the project has errors; nothing was written.
+        WouldOverwrite: a run of this name exists.
+    """
+    project, plan = _require(check_project(wanted.project_dir, wanted.overrides), wanted.emit)
+    fixed = choose_fixed(project.loaded.config, plan["kv_tokens"])
+    folder = RunFolder.create(wanted.project_dir, wanted.name)
+    folder.write_config(_stored(project, fixed, plan))
+    changes = [asdict(change) for change in project.loaded.changes]
+    return _assemble(wanted, project, fixed, folder, plan["steps"], False, {"changes": changes})
+
+
+def prepare_resumed(wanted: Wanted) -> Setup:
+    """Open an unfinished run and go back to its last checkpoint. Its own config.json counts, not config.yml.
+
+    Raises:
+        UsageError: there is nothing to resume, or overrides were given.
+        RunFailed: the run has no checkpoint, or the data has changed since it began.
+    """
+    if wanted.overrides:
+        raise UsageError(
+            "a resumed run keeps the settings that it was started with; got " + ", ".join(wanted.overrides),
+            "start a new run to change them",
+        )
+    folder = RunFolder.open_for_resume(wanted.project_dir, wanted.name)
+    try:
+        return _resume(wanted, folder)
+    except BaseException:
+        folder.close()
+        raise
+
+
+def _resume(wanted: Wanted, folder: RunFolder) -> Setup:
+    stored = folder.read_config()
+    config = Config.model_validate(stored["config"])
+    loaded = LoadedConfig(
+        config, wanted.project_dir / "config.yml", (), (), Source(str(folder.config_file), stored["config"], {})
+    )
+    project, _ = _require(check_loaded(wanted.project_dir, loaded), wanted.emit)
+    _require_same_data(stored["data"], _data_hashes(project))
+    return _assemble(
+        wanted, project, Fixed(**stored["fixed"]), folder, stored["total_steps"], True, {"changes": []}
+    )
+
+
+def _require(report: Report, emit: Emit) -> tuple[Project, dict[str, Any]]:
+    """The checked project; what is not an error is told, errors are raised."""
+    if report.project is None:
+        raise FindingsError([f for f in report.findings if f.severity == "error"])
+    for finding in report.findings:
+        if finding.severity == "warning":
+            place = f"{finding.where()}: " if finding.file else ""
+            emit(Event("warning", {"message": f"{place}{finding.message}", "hint": finding.hint}))
+    return report.project, report.plan
+
+
+def _assemble(
+    wanted: Wanted,
+    project: Project,
+    fixed: Fixed,
+    folder: RunFolder,
+    total_steps: int,
+    resumed: bool,
+    told: dict[str, Any],
+) -> Setup:
+    """Load the models and tie everything to the run folder."""
+    config = project.loaded.config
+    record = _record(config, project, folder, total_steps, wanted.emit)
+    checkpoint = record.checkpoints.latest() if resumed else None
+    fields = {"run": folder.name, "path": str(folder.path), "total_steps": total_steps, **told}
+    fields["resumed_from"] = checkpoint.step if checkpoint else None
+    wanted.emit(Event("run_started", fields))
+    worker = RewardWorker(
+        project.folder, timeout=config.rollout.reward_timeout, log=folder.logs / "rewards.log"
+    )
+    rewards = ProjectRewards(worker, project.rewards)
+    built = build(
+        config,
+        fixed,
+        project_dir=project.folder,
+        renderer=project.renderer,
+        context_window=project.context_window,
+        rewards=rewards,
+        total_steps=total_steps,
+        phase=record.clock.phase,
+    )
+    if checkpoint is not None:
+        built.learner.load(checkpoint.path)
+    record.rewind(checkpoint)
+    return Setup(
+        config=config,
+        run=_on_policy_run(wanted, project, built, record, total_steps),
+        built=built,
+        rewards=rewards,
+        checkpoint=checkpoint,
+    )
+
+
+def _on_policy_run(
+    wanted: Wanted, project: Project, built: Built, record: RunRecord, total_steps: int
+) -> OnPolicyRun:
+    config = project.loaded.config
+    evaluation = (
+        EvalPlan(
+            name=config.eval_name,
+            prompts=project.eval_prompts,
+            group_size=config.eval.group_size,
+            batch_size=config.eval.batch_size,
+            every=config.trainer.eval_step,
+            parts=built.evaluation,
+            baseline=built.baseline,
+        )
+        if project.eval_prompts
+        else None
+    )
+    return OnPolicyRun(
+        prompts=PromptBatches(project.prompts, config.data.batch_size, config.seed),
+        group_size=config.data.group_size,
+        total_steps=total_steps,
+        save_every=config.trainer.save_step,
+        mask_truncated=config.rollout.mask_truncated,
+        parts=built.training,
+        learner=built.learner,
+        device=built.device,
+        adapters=None,
+        evaluation=evaluation,
+        record=record,
+        stop=wanted.stop,
+        watch_mismatch=samples_plainly(config),
+    )
+
+
+def _record(config: Config, project: Project, folder: RunFolder, total_steps: int, emit: Emit) -> RunRecord:
+    return RunRecord(
+        folder=folder,
+        metrics=MetricsFile(folder.metrics_file),
+        total_steps=total_steps,
+        keep_rollouts=config.logging.keep_rollouts,
+        seed=config.seed,
+        clock=PhaseClock(),
+        emit=emit,
+        pieces=project.renderer.pieces,
+        sinks=_sinks(config, folder, emit),
+    )
+
+
+def _sinks(config: Config, folder: RunFolder, emit: Emit) -> tuple[Sink, ...]:
+    project, name = config.logging.wandb_project, config.logging.wandb_name
+    return (open_wandb(folder, project, name, resolved(config), emit),) if project else ()
+
+
+def _stored(project: Project, fixed: Fixed, plan: dict[str, Any]) -> dict[str, Any]:
+    """What config.json holds: everything that a resumed run must share with the one that was started."""
+    return {
+        "config": resolved(project.loaded.config),
+        "fixed": asdict(fixed),
+        "total_steps": plan["steps"],
+        "data": _data_hashes(project),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def _data_hashes(project: Project) -> dict[str, str]:
+    config = project.loaded.config
+    names = [*config.data.train_file, *config.eval_files]
+    return {name: hashlib.sha256((project.folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def _require_same_data(stored: dict[str, str], now: dict[str, str]) -> None:
+    changed = sorted(name for name, digest in stored.items() if now.get(name) != digest)
+    if changed:
+        raise RunFailed(
+            f"{', '.join(changed)} changed since this run began, so it cannot go on where it stopped",
+            "restore the file, or start a new run",
+        )

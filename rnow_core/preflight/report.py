@@ -1,0 +1,70 @@
+"""What a preflight found, and what it read on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rnow_core.config.load import LoadedConfig
+from rnow_core.data.renderer import Renderer
+from rnow_core.env.rewards import RewardInfo
+from rnow_core.errors import Finding, FindingsError
+from rnow_core.types import Prompt
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project that was read without an error: what a run is built from."""
+
+    folder: Path
+    loaded: LoadedConfig
+    prompts: Sequence[Prompt]
+    eval_prompts: Sequence[Prompt]
+    renderer: Renderer
+    context_window: int
+    rewards: Mapping[str, RewardInfo]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings, the plan of the run, and the project when nothing is wrong."""
+
+    findings: list[Finding]
+    plan: dict[str, Any]
+    project: Project | None
+
+    @property
+    def ok(self) -> bool:
+        """True when no finding is an error."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+
+@dataclass
+class Findings:
+    """Collects findings; `attempt` turns a raised FindingsError into entries and goes on."""
+
+    loaded: LoadedConfig
+    items: list[Finding] = field(default_factory=list)
+
+    def add(self, finding: Finding) -> None:
+        """Keep a finding; one that names only a config key gets the key's place in config.yml."""
+        self.items.append(self._placed(finding))
+
+    def attempt(self, work: Callable[[], T]) -> T | None:
+        """The result of `work`, or None after keeping what it had to say against it."""
+        try:
+            return work()
+        except FindingsError as error:
+            for finding in error.findings:
+                self.add(finding)
+            return None
+
+    def _placed(self, finding: Finding) -> Finding:
+        if finding.file is not None or finding.path is None:
+            return finding
+        file, line, col = self.loaded.locate(finding.path)
+        return replace(finding, file=file, line=line, col=col)

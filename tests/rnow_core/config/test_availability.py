@@ -1,0 +1,68 @@
+import pytest
+
+from rnow_core.config.availability import MISSING, MISSING_SECTIONS
+from rnow_core.config.schema import Config
+from rnow_core.config.schema_tree import node_at
+
+
+def missing(project, *overrides):
+    return [finding.path for finding in project.load(*overrides).unavailable()]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "path"),
+    [
+        (["dataset_type=sft"], "dataset_type"),
+        (["stages=[{dataset_type: rl, teacher: null}]"], "stages"),
+        (["model.quantization=nf4"], "model.quantization"),
+        (["teacher=[{path: ./a, name: a}, {path: ./b, name: b}]"], "teacher"),
+        (["teacher.url=http://localhost:8000"], "teacher.url"),
+        (["teacher.context=Think."], "teacher.context"),
+        (["teacher.template=own"], "teacher.template"),
+        (["teacher.path=self", "teacher.ema=0.9"], "teacher.ema"),
+        (["algorithm.signal=topk"], "algorithm.signal"),
+        (["rollout.engine=vllm"], "rollout.engine"),
+        (["rollout.max_turns=4"], "rollout.max_turns"),
+        (["rollout.mcp_url=http://localhost:1"], "rollout.mcp_url"),
+        (["trainer.async_level=1"], "trainer.async_level"),
+        (["eval.pass_at=[1, 4]"], "eval.pass_at"),
+        (["logging.trackio=true"], "logging.trackio"),
+        (["resources.trainer_gpus=[0, 1]"], "resources.trainer_gpus"),
+        (["sandbox.network=none"], "sandbox.network"),
+    ],
+)
+def test_a_feature_without_engine_part_loads_and_is_refused_by_name(project, overrides, path):
+    (finding,) = project.load(*overrides).unavailable()
+    assert finding.path == path
+    assert finding.message.startswith("not available yet")
+    assert (finding.code, finding.severity, finding.file) == ("RN140", "error", "command line")
+    assert finding.hint
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["dataset_type=rl", "teacher=null"],
+        ["teacher.path=self"],
+        ["model.qlora_rank=0"],
+        ["rollout.engine=hf", "rollout.max_turns=1", "rollout.reasoning_mode=disabled"],
+        ["data.train_file=[a.jsonl, b.jsonl]", "data.val_split=0.1", "trainer.eval_step=5"],
+        ["algorithm.loss_fn=cispo", "algorithm.kl_discount=0.5", "algorithm.clip_min=-5"],
+        ["trainer.async_level=0", "trainer.updates_per_batch=2", "trainer.gradient_checkpointing=true"],
+        ["eval.file=v.jsonl", "eval.group_size=2", "eval.max_tokens=9", "teacher.eval_baseline=true"],
+        ["logging.wandb_project=x", "logging.keep_rollouts=0"],
+    ],
+)
+def test_what_the_engine_has_is_not_refused(project, overrides):
+    assert missing(project, *overrides) == []
+
+
+def test_the_table_names_keys_of_the_schema_and_no_default_is_refused():
+    for path, uses, instead in MISSING:
+        keys = tuple(path.split("."))
+        assert node_at(keys) is not None, path
+        assert instead
+        default = node_at(keys).get("default")
+        assert default is None or not uses(default), path
+    assert set(Config.model_fields) >= set(MISSING_SECTIONS)
