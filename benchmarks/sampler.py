@@ -1,7 +1,7 @@
 """Tokens per second of the sampler against `generate` of transformers, in one process, turn by turn.
 
-Same weights, same prompts, same number of new tokens, key/value cache on, temperature 1, no truncation. Prints one
-JSON line. `generate` decodes a batch until its longest reply ends; the `ragged` case counts the tokens asked for.
+Same weights, prompts and number of new tokens, key/value cache on, temperature 1, no truncation. Prints one
+JSON line. `generate` decodes until the longest reply ends; the `ragged` case counts the tokens asked for.
 
     python benchmarks/sampler.py [--repeats 5] [--threads 2]
 """
@@ -40,6 +40,7 @@ class Case:
 
     @property
     def tokens(self) -> int:
+        """Sampled tokens that count."""
         return sum(self.replies)
 
 

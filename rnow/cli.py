@@ -38,14 +38,16 @@ def invoke(args: list[str]) -> int:
     command = typer.main.get_command(app)
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]
     try:
-        code = command.main(args or ["--help"], prog_name="rnow", standalone_mode=False)
+        with command.make_context("rnow", args or ["--help"]) as context:
+            return int(command.invoke(context) or 0)
+    except typer.Exit as stop:
+        return stop.exit_code
     except usage_error as error:
-        context = getattr(error, "ctx", None)
-        asked = context.command_path if context else "rnow"
+        failed = getattr(error, "ctx", None)
+        asked = failed.command_path if failed else "rnow"
         raise UsageError(
             str(getattr(error, "format_message", error.__str__)()), f"See: {asked} --help"
         ) from error
-    return code if isinstance(code, int) else 0
 
 
 def _version(wanted: bool) -> None:

@@ -48,6 +48,11 @@ class Skill:
             )
         return self.sections[heading]
 
+    def descriptor(self) -> dict[str, Any]:
+        """What a template sees as `skill`: name, description, each metadata key, `sections` and `section(heading)`."""
+        own = {"name": self.name, "description": self.description, "metadata": self.metadata}
+        return {**self.metadata, **own, "sections": self.sections, "section": self.section}
+
     def commands(self, heading: str) -> list[str]:
         """The shell commands in a section's fenced blocks, without comments; none without such a section."""
         blocks = re.findall(

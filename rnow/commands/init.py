@@ -146,4 +146,4 @@ def _context(skill: Skill | None, request: InitRequest) -> dict[str, Any]:
     """What a template can name. Without a skill, naming `skill` is an error like any undefined name."""
     name = request.name or request.target.resolve().name
     context: dict[str, Any] = {"project": {"name": name}, "defaults": config_defaults()}
-    return {**context, "skill": skill} if skill else context
+    return {**context, "skill": skill.descriptor()} if skill else context

@@ -26,7 +26,7 @@ def render_finding(finding: Finding, root: Path, colour: bool) -> str:
 
 
 def verdict(findings: Iterable[Finding], ok: bool) -> str:
-    """One line: how many errors and warnings there are, and whether the run can start."""
+    """One line: whether a run can start, and how many errors and warnings there are."""
     counts = Counter(finding.severity for finding in findings)
     said = [
         f"{counts[kind]} {kind}{'s' if counts[kind] > 1 else ''}"
@@ -34,14 +34,15 @@ def verdict(findings: Iterable[Finding], ok: bool) -> str:
         if counts[kind]
     ]
     detail = f" ({', '.join(said)})" if said else ""
-    return f"ok: the run can start{detail}" if ok else f"not ok: nothing was started{detail}"
+    return f"ok: a run can start{detail}" if ok else f"not ok: a run cannot start{detail}"
 
 
 def _source(finding: Finding, root: Path) -> list[str]:
     """The line that the finding is about and a caret under its column; nothing when it cannot be shown."""
     if finding.file is None or finding.line is None:
         return []
-    text = _read_line(root / finding.file, finding.line)
+    places = (Path(finding.file), root / finding.file)
+    text = next((line for place in places if (line := _read_line(place, finding.line))), "")
     if not text.strip():
         return []
     column = finding.col or 0

@@ -56,7 +56,7 @@ def _key_path(path: str | KeyPath) -> KeyPath:
     if isinstance(path, tuple):
         return path
     parts = path.replace("[", ".").replace("]", "").split(".")
-    return tuple(int(part) if part.isdigit() else part for part in parts)
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:

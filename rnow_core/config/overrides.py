@@ -76,7 +76,7 @@ def _set(data: dict[str, Any], path: tuple[str, ...], value: Any) -> Problem | N
     for depth, part in enumerate(path):
         last = depth == len(path) - 1
         if isinstance(here, list):
-            if not part.isdigit() or int(part) >= len(here):
+            if not part.isdecimal() or int(part) >= len(here):
                 above = ".".join(path[:depth])
                 hint = f"write {'.'.join((*path[:depth], '0', *path[depth:]))} for the first of {len(here)}"
                 return Problem(

@@ -133,6 +133,8 @@ def _reply_ids(
     renderer: Renderer, message: Message, tools: Tools | None, options: dict[str, Any]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(the template's empty think block, the reply with its end-of-turn token)."""
+    if renderer.end_of_turn_id is None:
+        raise BridgeError(f"the chat template of {renderer.source} does not end a reply with a special token")
     header = renderer.render([_QUESTION], tools=tools, **options)
     whole = renderer.render([_QUESTION, message], tools=tools, add_generation_prompt=False, **options)
     rest = _behind_header(renderer, header, whole)
@@ -174,6 +176,5 @@ def _continuation(renderer: Renderer, before: str, text: str) -> tuple[int, ...]
 def _up_to_end_of_turn(renderer: Renderer, ids: tuple[int, ...]) -> tuple[int, ...]:
     ends = [i for i, token in enumerate(ids) if token in renderer.special_ids]
     if not ends or renderer.decode(ids[ends[-1] + 1 :]).strip():
-        message = f"the chat template of {renderer.source} does not end a reply with a special token"
-        raise BridgeError(message)
+        raise BridgeError(f"the chat template of {renderer.source} writes text behind a reply's last token")
     return ids[: ends[-1] + 1]

@@ -44,10 +44,14 @@ def read_tokenizer_files(source: str | Path) -> TokenizerFiles:
     folder = _folder(str(source))
     config = _json(folder / "tokenizer_config.json")
     tokens = _named_tokens(folder, config)
+    try:
+        templates = _templates(folder, config)
+    except UnicodeDecodeError as error:
+        raise RnowError(f"a chat template in {source} is not UTF-8: {error}") from error
     return TokenizerFiles(
         source=str(source),
         tokenizer=_tokenizer(folder, str(source), config, tokens),
-        templates=_templates(folder, config),
+        templates=templates,
         special_tokens=tokens,
         generation_eos=_generation_eos(folder),
     )
@@ -81,7 +85,10 @@ def _download(repo: str) -> Path:
         ) from error
     except (OSError, ValueError) as error:
         hint = "give a local folder as path, or download it once where there is a connection"
-        message = f"{repo} is not in the local cache and the Hugging Face hub cannot be reached"
+        reason = str(error).strip().partition("\n")[0]
+        message = (
+            f"{repo} is not in the local cache and cannot be fetched from the Hugging Face hub: {reason}"
+        )
         raise EnvironmentMissing(message, hint) from error
 
 
@@ -127,7 +134,7 @@ def _tokenizer(folder: Path, source: str, config: Mapping[str, Any], named: Mapp
 def _add_tokens(tokenizer: Tokenizer, config: Mapping[str, Any], named: Mapping[str, str]) -> None:
     """Tokens that only tokenizer_config.json knows, in the order of their ids, then missing named ones."""
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    listed = sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0]))
+    listed = sorted((config.get("added_tokens_decoder") or {}).items(), key=lambda item: int(item[0]))
     tokens = [AddedToken(t["content"], **{flag: t[flag] for flag in flags if flag in t}) for _, t in listed]
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     known |= {token.content for token in tokens}

@@ -6,8 +6,8 @@
     def accuracy(args: RewardArgs, messages: list) -> float:
         return 1.0 if args.metadata["answer"] in get_response(messages) else 0.0
 
-A rollout's total is the sum of its rewards, gates included; a gate (`precondition=True`) that gives exactly 0 makes
-the total 0. Standard library only: this file is imported by the user's code, in the worker process.
+A rollout's total is the sum of its rewards, gates included; a gate (`precondition=True`) that gives exactly 0
+makes the total 0. Standard library only: this file is imported by the user's code, in the worker process.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class RewardArgs:
-    """What a reward knows besides the conversation: the row's `metadata` and `variables`, and the secrets that the
-    config names.
+    """What a reward knows besides the conversation: the row's `metadata` and `variables`, and the secrets
+    that the config names.
     """
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -62,7 +62,8 @@ class RewardDefinitionError(RnowError):
 
 
 REGISTERED: dict[str, tuple[RewardInfo, Callable[..., Any]]] = {}
-"""Every reward of this process, in order of definition. The worker process loads one project, so one table is enough."""
+"""Every reward of this process, in order of definition. The worker process loads one project, so one table is
+enough."""
 
 _SIGNATURE = "def {name}(args: RewardArgs, messages: list) -> float"
 
@@ -76,11 +77,12 @@ def reward(
 def reward(
     function: Callable[..., Any] | None = None, /, *, precondition: bool = False, timeout: float | None = None
 ) -> Any:
-    """Register a function `(args: RewardArgs, messages: list) -> float`, sync or async, as a reward of its name.
+    """Register a function `(args: RewardArgs, messages: list) -> float`, sync or async, as a reward of its
+    name.
 
-    precondition: a gate; where it gives exactly 0 the rollout's total is 0. timeout: seconds for one call, instead of
-    `rollout.reward_timeout`. The function itself is returned unchanged. Raises RewardDefinitionError, with file and
-    line, for anything that could not be called that way.
+    precondition: a gate; where it gives exactly 0 the rollout's total is 0. timeout: seconds for one call,
+    instead of `rollout.reward_timeout`. The function itself is returned unchanged. Raises
+    RewardDefinitionError, with file and line, for anything that could not be called that way.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,7 +98,7 @@ def reward(
 
 
 def get_response(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The text of the last assistant message ("" where there is none). Of a list content, the text parts joined."""
+    """The text of the last assistant message; of list content, its text parts. "" if none."""
     for message in reversed(messages):
         if message.get("role") == "assistant":
             return _text(message.get("content"))
@@ -112,7 +114,11 @@ def total_reward(scores: Mapping[str, float], rewards: Mapping[str, RewardInfo])
 
 def _text(content: Any) -> str:
     if isinstance(content, list):
-        parts = [part.get("text") or "" for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
+        parts = [
+            part.get("text") or ""
+            for part in content
+            if isinstance(part, Mapping) and part.get("type") == "text"
+        ]
         return "".join(parts)
     return content if isinstance(content, str) else ""
 

@@ -19,8 +19,8 @@ BROKEN = "RN232"
 def load_rewards(project: Path) -> dict[str, tuple[RewardInfo, Callable[..., Any]]]:
     """Run the project's rewards.py; its rewards by name, in order of definition.
 
-    The project's folder must be the current one; it is put first on sys.path, so that rewards.py can import its
-    neighbours. Raises FindingsError (RN232) with the line that failed.
+    The project's folder must be the current one; it is put first on sys.path, so that rewards.py can import
+    its neighbours. Raises FindingsError (RN232) with the line that failed.
     """
     sys.path.insert(0, str(project))
     path = project / REWARDS_FILE
@@ -52,7 +52,11 @@ def _finding(error: BaseException, project: Path) -> Finding:
     if isinstance(error, SyntaxError):
         file = Path(error.filename or REWARDS_FILE)
         shown = str(file.relative_to(project)) if file.is_relative_to(project) else str(file)
-        return Finding(BROKEN, "error", f"{type(error).__name__}: {error.msg}", "", shown, error.lineno, error.offset)
+        return Finding(
+            BROKEN, "error", f"{type(error).__name__}: {error.msg}", "", shown, error.lineno, error.offset
+        )
     file_name, line = place_in_project(error, project) or (REWARDS_FILE, None)
     hint = "install it where rnow is installed" if isinstance(error, ModuleNotFoundError) else ""
-    return Finding(BROKEN, "error", f"importing it raised {type(error).__name__}: {error}", hint, file_name, line)
+    return Finding(
+        BROKEN, "error", f"importing it raised {type(error).__name__}: {error}", hint, file_name, line
+    )

@@ -15,11 +15,12 @@ from rnow_core.errors import Finding, FindingsError
 LOAD_SECONDS = 120.0
 """How long importing rewards.py may take."""
 
-_KEPT = frozenset(
-    "PATH HOME USER LOGNAME SHELL TZ LANG TMPDIR TEMP TMP VIRTUAL_ENV LD_LIBRARY_PATH DYLD_LIBRARY_PATH "
-    "HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy REQUESTS_CA_BUNDLE CURL_CA_BUNDLE "
-    "HF_HOME CUDA_VISIBLE_DEVICES".split()
-)
+_KEPT = {
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TZ", "LANG", "TMPDIR", "TEMP", "TMP", "VIRTUAL_ENV"),
+    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HF_HOME"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+}
 _KEPT_PREFIXES = ("PYTHON", "LC_", "CONDA_", "XDG_", "SSL_CERT_", "OMP_", "MKL_", "COVERAGE_")
 _TAIL_LINES = 15
 
@@ -31,7 +32,9 @@ def worker_command(project: Path, secret_names: Iterable[str]) -> list[str]:
 
 def worker_environment(secrets: Mapping[str, str]) -> dict[str, str]:
     """What programs need to run, and the named secrets; other variables (tokens, keys) stay outside."""
-    kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
+    kept = {
+        name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)
+    }
     return {**kept, **secrets}
 
 

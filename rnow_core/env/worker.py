@@ -1,7 +1,7 @@
 """The main process's side of the reward worker: many calls in flight, deadlines, restarts.
 
-A reward that hangs or dies takes its process along, never the run: the call that was at work fails, everything else
-that was in flight is sent again to a fresh process.
+A reward that hangs or dies takes its process along, never the run: the call that was at work fails,
+everything else that was in flight is sent again to a fresh process.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import os
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rnow_core.env.call import Call, RewardFailure
 from rnow_core.env.define import RewardInfo
 from rnow_core.env.process import (
     LOAD_SECONDS,
@@ -28,7 +28,7 @@ from rnow_core.env.process import (
     worker_command,
     worker_environment,
 )
-from rnow_core.errors import RnowError, RolloutFailed, RunFailed
+from rnow_core.errors import RnowError, RunFailed
 from rnow_core.types import Message
 
 MAX_DEATHS = 5
@@ -39,40 +39,12 @@ _ASYNC_GRACE = 5.0
 _BUSY_LOOP_GRACE = 0.2
 
 
-class RewardFailure(RolloutFailed):
-    """A reward gave no number for a rollout. `reward` is its name, `problem` what happened."""
-
-    def __init__(self, reward: str, problem: str) -> None:
-        super().__init__(f"reward `{reward}` {problem}", "the log of the reward worker has the traceback")
-        self.reward = reward
-        self.problem = problem
-
-
-@dataclass(slots=True)
-class _Call:
-    info: RewardInfo
-    line: bytes
-    score: asyncio.Future[float]
-    started: bool = False
-    timer: asyncio.TimerHandle | None = None
-
-    def rest(self) -> None:
-        """Not at work (any more)."""
-        self.started = False
-        if self.timer is not None:
-            self.timer.cancel()
-
-    def fail(self, error: RnowError) -> None:
-        self.rest()
-        if not self.score.done():
-            self.score.set_exception(error)
-
-
 class RewardWorker:
     """Runs a project's rewards in one process of its own, started with the first call.
 
-    timeout: seconds for one call of a reward that sets none itself. secrets: name -> value, passed on to the process;
-    of the other environment variables only those that programs need. What the rewards print is appended to `log`.
+    timeout: seconds for one call of a reward that sets none itself. secrets: name -> value, passed on to the
+    process; of the other environment variables only those that programs need. What the rewards print is
+    appended to `log`.
     """
 
     def __init__(
@@ -84,18 +56,20 @@ class RewardWorker:
         self._timeout = timeout
         self._secrets = dict(secrets or {})
         self._ids = itertools.count()
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, Call] = {}
         self._process: Process | None = None
+        self._requests: asyncio.StreamWriter | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
         self._deaths = 0
+        self._killed = False
         self._over: RnowError | None = None
 
     async def start(self) -> None:
         """Start the process and learn its rewards; FindingsError when rewards.py cannot be loaded."""
         async with self._starting:
             if self._supervisor is None:
-                self._process = await self._spawn()
+                await self._spawn()
                 self._supervisor = asyncio.create_task(self._supervise())
 
     async def score(
@@ -107,18 +81,26 @@ class RewardWorker:
     ) -> dict[str, float]:
         """One finite number for each of the named rewards.
 
-        Raises RewardFailure when one of them raises, returns no finite number, takes too long or kills the process;
-        RnowError for an unknown name; RunFailed when the process cannot be kept alive.
+        Raises RewardFailure when one of them raises, returns no finite number, takes too long or kills the
+        process; RnowError for an unknown name; RunFailed when the process cannot be kept alive.
         """
         await self.start()
         for name in names:
             self._require(name)
-        given = {"messages": list(messages), "metadata": dict(metadata or {}), "variables": dict(variables or {})}
+        given = {
+            "messages": list(messages),
+            "metadata": dict(metadata or {}),
+            "variables": dict(variables or {}),
+        }
         scores = await asyncio.gather(*(self._call(name, given) for name in names), return_exceptions=True)
         for score in scores:
             if isinstance(score, BaseException):
                 raise score
-        return {name: score for name, score in zip(names, scores, strict=True) if not isinstance(score, BaseException)}
+        return {
+            name: score
+            for name, score in zip(names, scores, strict=True)
+            if not isinstance(score, BaseException)
+        }
 
     async def close(self) -> None:
         """End the process. Calls in flight are cancelled."""
@@ -127,9 +109,10 @@ class RewardWorker:
             call.rest()
             call.score.cancel()
         self._calls.clear()
-        if self._supervisor is None or self._process is None:
+        if self._supervisor is None:
             return
-        self._stdin().close()
+        if self._requests is not None:
+            self._requests.close()
         _, late = await asyncio.wait([self._supervisor], timeout=_CLOSE_SECONDS)
         if late:
             self._kill()
@@ -150,44 +133,139 @@ class RewardWorker:
     async def _call(self, name: str, given: Mapping[str, Any]) -> float:
         if self._over is not None:
             raise self._over
-        number = next(self._ids)
-        line = json.dumps({"id": number, "reward": name, **given}).encode() + b"\n"
-        call = _Call(self.rewards[name], line, asyncio.get_running_loop().create_future())
+        info = self.rewards[name]
+        number, limit = next(self._ids), info.timeout or self._timeout
+        request = {"id": number, "reward": name, "timeout": limit, **given}
+        line = json.dumps(request).encode() + b"\n"
+        call = Call(number, info, limit, line, asyncio.get_running_loop().create_future())
         self._calls[number] = call
-        self._stdin().write(line)
+        self._send(line)
         return await call.score
 
+    def _send(self, line: bytes) -> None:
+        """Send a request, if there is a process that can take it: the next one gets all that are unanswered."""
+        if self._requests is not None and not self._requests.is_closing():
+            self._requests.write(line)
+
     def _handle(self, reply: Mapping[str, Any]) -> None:
-        """One line of the worker. A call that failed meanwhile is no longer known."""
-        number = reply["id"]
-        call = self._calls.get(number)
+        """Take one line of the worker. A call that failed meanwhile is no longer known."""
+        call = self._calls.get(reply["id"])
         if call is None:
             return
         if "started" in reply:
-            self._begin(number, call)
+            # An async reward is stopped by the worker itself, unless it blocks the loop that would do that.
+            call.started = True
+            call.wait(call.limit + (_ASYNC_GRACE if call.info.is_async else 0.0), self._late)
             return
-        del self._calls[number]
+        del self._calls[call.number]
         self._deaths = 0
         if "problem" in reply:
             call.fail(RewardFailure(call.info.name, reply["problem"]))
+        else:
+            call.succeed(reply["score"])
+
+    def _late(self, call: Call) -> None:
+        """Our own loop may have been blocked: read what the worker said meanwhile before the verdict."""
+        call.wait(_BUSY_LOOP_GRACE, self._overdue)
+
+    def _overdue(self, call: Call) -> None:
+        if call.info.is_async and any(other.blocks for other in self._calls.values()):
+            call.wait(_ASYNC_GRACE, self._late)
             return
-        call.rest()
-        if not call.score.done():
-            call.score.set_result(reply["score"])
+        del self._calls[call.number]
+        call.fail(RewardFailure(call.info.name, f"took longer than {call.limit:g} s"))
+        self._kill()
 
-    def _begin(self, number: int, call: _Call) -> None:
-        limit = call.info.timeout or self._timeout
-        # An async reward shares its thread: it may wait for a sync one that is within its own limit.
-        grace = _ASYNC_GRACE if call.info.is_async else 0.0
-        call.started = True
-        loop = asyncio.get_running_loop()
-        # Our own loop may have been blocked: what the worker said meanwhile is read before the verdict.
-        verdict = (_BUSY_LOOP_GRACE, self._overdue, number, limit)
-        call.timer = loop.call_later(limit + grace, lambda: loop.call_later(*verdict))
+    def _kill(self) -> None:
+        """End the process and what it started; the supervisor brings the next one."""
+        self._killed = True
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _overdue(self, number: int, limit: float) -> None:
-        call = self._calls.pop(number, None)
-        if call is not None and call.started:
-            call.fail(RewardFailure(call.info.name, f"took longer than {limit:g} s"))
-            self._deaths -= 1
+    async def _supervise(self) -> None:
+        """Read replies; when the process ends, settle what it was at and start the next."""
+        while True:
+            code = await self._listen()
+            if self._over is not None:
+                return
+            self._settle(code)
+            try:
+                if self._deaths > MAX_DEATHS:
+                    raise self._hopeless(code)
+                await self._spawn()
+            except RnowError as error:
+                self._give_up(error)
+                return
+            self._send_again()
+
+    async def _listen(self) -> int:
+        """Handle replies until the process has ended; its exit code."""
+        process = self._process
+        assert process is not None
+        assert process.stdout is not None
+        while (line := await process.stdout.readline()).endswith(b"\n"):
+            self._handle(json.loads(line))
+        if self._requests is not None:
+            self._requests.close()
+            self._requests = None
+        return await process.wait()
+
+    def _settle(self, code: int) -> None:
+        """Blame the sync reward that was at work for a process that ended by itself."""
+        if not self._killed:
+            self._deaths += 1
+            for call in [call for call in self._calls.values() if call.blocks]:
+                del self._calls[call.number]
+                call.fail(RewardFailure(call.info.name, f"ended its process ({_ending(code)})"))
+        for call in self._calls.values():
+            call.rest()
+
+    def _hopeless(self, code: int) -> RunFailed:
+        message = f"the reward worker ended {self._deaths} times without an answer, last with {_ending(code)}"
+        return RunFailed(message, f"end of {self._log}:\n{self._log_tail()}")
+
+    def _give_up(self, error: RnowError) -> None:
+        self._over = error
+        calls, self._calls = list(self._calls.values()), {}
+        for call in calls:
+            call.fail(error)
+
+    def _send_again(self) -> None:
+        for call in self._calls.values():
+            self._send(call.line)
+
+    async def _spawn(self) -> None:
+        """Start a process and read its first line."""
+        require_rewards_file(self._project)
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *worker_command(self._project, self._secrets),
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=log,
+                cwd=self._project,
+                env=worker_environment(self._secrets),
+                start_new_session=True,
+            )
+        self._process, self._killed = process, False
+        self.rewards = await self._first_line(process)
+        self._requests = process.stdin
+
+    async def _first_line(self, process: Process) -> Mapping[str, RewardInfo]:
+        assert process.stdout is not None
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), LOAD_SECONDS)
+            return read_first_line(line, self._log_tail())
+        except BaseException as error:
             self._kill()
+            await process.wait()
+            raise too_slow() if isinstance(error, TimeoutError) else error from None
+
+    def _log_tail(self) -> str:
+        return tail(self._log.read_bytes())
+
+
+def _ending(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -3,12 +3,13 @@
     python -m rnow_core.env.worker_main PROJECT [SECRET_NAME ...]
 
     first line     -> {"rewards": [...]}  or  {"findings": [...]}, and the process ends
-    request        <- {"id", "reward", "messages", "metadata", "variables"}
+    request        <- {"id", "reward", "timeout", "messages", "metadata", "variables"}
     begun          -> {"id", "started": true}
     answered       -> {"id", "score": 0.5}  or  {"id", "problem": "raised ValueError: ..."}
 
-Rewards run in the main thread, because libraries that guard themselves with signal.alarm work only there: sync ones
-one after the other in the order of the requests, async ones beside each other. The process ends with its stdin.
+Rewards run in the main thread, because libraries that guard themselves with signal.alarm work only there:
+sync ones one after the other in the order of the requests, async ones beside each other. The process ends
+with its stdin.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def _take_pipes() -> tuple[BinaryIO, Send]:
-    """Keep stdin and stdout for the protocol; what user code reads is empty, what it prints goes to stderr."""
+    """Keep stdin and stdout for the protocol; user code reads nothing and prints to stderr."""
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     replies = os.fdopen(os.dup(1), "wb")
     empty = os.open(os.devnull, os.O_RDONLY)
@@ -75,7 +76,7 @@ def _take_pipes() -> tuple[BinaryIO, Send]:
 
 
 def _die_with_parent() -> None:
-    """On Linux the kernel ends a worker that is busy when its parent is killed; elsewhere the end of stdin does."""
+    """Even when busy, on Linux; elsewhere the worker ends with its stdin."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -120,10 +121,13 @@ class _Server:
 
     async def _answer_async(self, request: Mapping[str, Any], function: Callable[..., Any]) -> None:
         self._send({"id": request["id"], "started": True})
+        limit = asyncio.timeout(request["timeout"])
         try:
-            outcome = _score(await function(self._args(request), request["messages"]))
+            async with limit:
+                outcome = _score(await function(self._args(request), request["messages"]))
         except BaseException as error:  # as above
-            outcome = self._problem(error)
+            late = {"problem": f"took longer than {request['timeout']:g} s"}
+            outcome = late if limit.expired() else self._problem(error)
         self._send({"id": request["id"], **outcome})
 
     def _args(self, request: Mapping[str, Any]) -> RewardArgs:

@@ -15,11 +15,10 @@ from rnow_core.config.load import LoadedConfig
 from rnow_core.config.schema import Config, resolved
 from rnow_core.config.source import Source
 from rnow_core.data.batches import PromptBatches
-from rnow_core.env.worker import RewardWorker
+from rnow_core.env.rewards import ProjectRewards
 from rnow_core.errors import FindingsError, RunFailed, UsageError
 from rnow_core.preflight.check import check_loaded, check_project
 from rnow_core.preflight.report import Project, Report
-from rnow_core.rollout.project_rewards import ProjectRewards
 from rnow_core.stop import StopSignal
 from rnow_core.track.checkpoints import Checkpoint
 from rnow_core.track.clock import PhaseClock
@@ -131,10 +130,9 @@ def _assemble(
     fields = {"run": folder.name, "path": str(folder.path), "total_steps": total_steps, **told}
     fields["resumed_from"] = checkpoint.step if checkpoint else None
     wanted.emit(Event("run_started", fields))
-    worker = RewardWorker(
+    rewards = ProjectRewards(
         project.folder, timeout=config.rollout.reward_timeout, log=folder.logs / "rewards.log"
     )
-    rewards = ProjectRewards(worker, project.rewards)
     built = build(
         config,
         fixed,

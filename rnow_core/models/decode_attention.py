@@ -1,7 +1,7 @@
 """Attention for one new token a row, without repeating keys and values for grouped queries.
 
 transformers repeats keys and values to the number of query heads whenever there is a mask, which copies the
-whole cache in every layer of every decode step. With a single query position the heads of a group can stand as
+whole cache in every layer of every decode step. With one query position the heads of a group can stand as
 several query positions over their one key head: the same sums, nothing copied.
 """
 

@@ -80,7 +80,7 @@ class DecodeLoop:
         """The head of the line as far as slots and budget allow: first come, first served, no overtaking.
 
         A row keeps room for its longest possible reply, so nothing is ever evicted. Where the line is long,
-        rows join in portions of an eighth of those active: a prefill for every free slot would stall decoding.
+        rows join in portions of an eighth of the active: a prefill for every free slot would stall decoding.
         """
         active = len(self._rows)
         if not self._waiting or active >= self._max_slots:
@@ -110,7 +110,7 @@ class DecodeLoop:
         self._rows.join(requests, ids_R, logp_R)
 
     def _prefill(self, requests: Sequence[Request], first_slot: int) -> Tensor:
-        """Fill the slots of new rows -> hidden states behind their prompts [R, H]. Equal prompts are one row."""
+        """Fill the new slots -> hidden states behind their prompts [R, H]. Equal prompts are run once."""
         rows_of: dict[tuple[int, ...], list[int]] = {}
         for row, request in enumerate(requests):
             rows_of.setdefault(request.ids, []).append(row)

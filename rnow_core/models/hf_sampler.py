@@ -24,7 +24,7 @@ from rnow_core.types import AdapterVersion, Completion, SamplingParams, StopReas
 class HFSampler:
     """Samples from a `CausalLM`. `base_weights` switches its adapter off, to sample the teacher `self`.
 
-    At most `max_slots` rows are decoded at once, and rows x longest possible row is within `kv_budget_tokens`.
+    At most `max_slots` rows are decoded at once, and rows x longest possible row fit `kv_budget_tokens`.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class HFSampler:
         request = Request(ids, params, key, limit)
         if request.span > self._kv_budget:
             raise RnowError(
-                f"a prompt of {len(ids)} tokens and up to {limit} sampled ones need {request.span} positions, "
+                f"a prompt of {len(ids)} tokens and {limit} sampled ones need {request.span} positions, "
                 f"the sampler has room for {self._kv_budget}",
                 "lower rollout.max_tokens, or shorten the prompt",
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-DEFAULT_BUDGET = {"cpu": 8192, "cuda": 16384}
+DEFAULT_BUDGET = {"cpu": 2048, "cuda": 16384}
 """Padded tokens of a micro-batch when the config leaves it open. Fixed, not measured, so that a resumed run
 cuts its batches in the same way. Large enough that per-call overhead is small, and small enough that the
 activations of a model of a few billion parameters with gradient checkpointing (about tokens x layers x

@@ -83,7 +83,9 @@ class Optimizer:
                 continue
             if any(tensor is None for tensor in state.values()) or state["exp_avg"].shape != weight.shape:
                 raise _mismatch(folder, name)
-            self._adamw.state[weight] = {key: tensor.to(weight.device) for key, tensor in state.items()}
+            # copied: what safetensors reads may still be mapped from the file
+            copies = {key: tensor.to(weight.device, copy=True) for key, tensor in state.items()}
+            self._adamw.state[weight] = copies
         if saved:
             raise _mismatch(folder, min(saved))
         return step

@@ -1,6 +1,6 @@
 """From logits to a sampled id: counter-based uniforms, inverse CDF, and the logprob mu of what was sampled.
 
-Nothing here has a random state. The uniform of a token is a hash of (request key, token index), so it does not
+Nothing here has a random state. A token's uniform is a hash of (request key, token index), so it does not
 depend on which rows shared a batch, and a resumed run draws the same numbers. R rows, V vocabulary.
 """
 
@@ -75,7 +75,7 @@ def _draw_filtered(logits_RV: Tensor, uniform_R: Tensor, filters: Filters) -> Te
 def draw(weights_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
     """Inverse CDF: ids [R] with P(id) = weight / total, and the totals [R] in float64. Weight 0: never drawn.
 
-    Over a large vocabulary one float32 running sum would swallow the tail (its steps near 1 are 6e-8, the size
+    Over a large vocabulary one float32 running sum swallows the tail (its steps near 1 are 6e-8, the size
     of many probabilities), so sums run in float64, over blocks first and inside the chosen block after.
     """
     rows, vocab = weights_RV.shape

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rnow_core.config.load import LoadedConfig, load_config
@@ -10,7 +10,7 @@ from rnow_core.config.schema import Config
 from rnow_core.data.batches import split
 from rnow_core.data.renderer import Renderer, template_options
 from rnow_core.data.rows import load_prompts
-from rnow_core.env.rewards import RewardInfo, inspect_rewards
+from rnow_core.env.rewards import inspect_rewards
 from rnow_core.errors import Finding, FindingsError, RnowError
 from rnow_core.preflight.model_facts import ModelFacts, local_folder, read_model_facts
 from rnow_core.preflight.plan import make_plan, memory_finding
@@ -50,12 +50,12 @@ def check_loaded(project_dir: Path, loaded: LoadedConfig) -> Report:
     window = _context_window(config, student, found) if student else None
     teacher = _check_teacher(config, project_dir, renderer, window, found)
     tokens = _check_rows(config, rows, renderer, window, found) if renderer and window else []
-    rewards = _check_rewards(project_dir, rows, found)
+    _check_rewards(project_dir, rows, found)
     if student is None or rows is None or renderer is None or window is None:
         return Report(found.items, {}, None)
     plan = make_plan(config, student, teacher, rows[0], tokens, window)
     found.items.extend(memory_finding(plan))
-    project = Project(project_dir, loaded, rows[0], rows[1], renderer, window, rewards)
+    project = Project(project_dir, loaded, rows[0], rows[1], renderer, window)
     report = Report(found.items, plan, project)
     return report if report.ok else Report(found.items, plan, None)
 
@@ -169,12 +169,9 @@ def _check_rows(
 
 def _check_rewards(
     project_dir: Path, rows: tuple[Sequence[Prompt], Sequence[Prompt]] | None, found: Findings
-) -> Mapping[str, RewardInfo]:
-    """Load rewards.py in a worker and compare its names with what the rows want; empty when no row wants any."""
+) -> None:
+    """Load rewards.py in a worker and compare its names with what the rows want."""
     wanting = [prompt for prompts in rows or () for prompt in prompts if prompt.rewards]
-    if not wanting:
-        return {}
-    known = found.attempt(lambda: inspect_rewards(project_dir)) or {}
-    for finding in unknown_rewards(wanting, sorted(known)) if known else []:
+    known = found.attempt(lambda: inspect_rewards(project_dir)) if wanting else None
+    for finding in unknown_rewards(wanting, sorted(known)) if known is not None else []:
         found.add(finding)
-    return known

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rnow_core.config.load import LoadedConfig
 from rnow_core.data.renderer import Renderer
-from rnow_core.env.rewards import RewardInfo
 from rnow_core.errors import Finding, FindingsError
 from rnow_core.types import Prompt
 
@@ -26,7 +25,6 @@ class Project:
     eval_prompts: Sequence[Prompt]
     renderer: Renderer
     context_window: int
-    rewards: Mapping[str, RewardInfo]
 
 
 @dataclass(frozen=True)

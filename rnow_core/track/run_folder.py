@@ -55,7 +55,7 @@ class RunFolder:
         if name is None:
             return cls(_next_free(runs))
         path = _named(runs, name)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not _never_began(path):
             raise WouldOverwrite(
                 f"{path}: this run exists already and nothing was written",
                 f"continue it with `rnow run --resume --name {name}`, or choose another --name",
@@ -189,6 +189,14 @@ def _next_free(runs: Path) -> Path:
                 number += 1
             else:
                 return path
+
+
+def _never_began(path: Path) -> bool:
+    """True for what a process leaves that was killed before it had written its config: folders, lock, temporaries."""
+    return path.is_dir() and not any(
+        item.is_file() and item.name != "run.lock" and not item.name.startswith(".tmp-")
+        for item in path.rglob("*")
+    )
 
 
 def _named(runs: Path, name: str) -> Path:

@@ -42,7 +42,7 @@ def assets(tmp_path, monkeypatch):
     template.mkdir(parents=True)
     skill.mkdir(parents=True)
     (template / "config.yml.j2").write_text(
-        "project_name: {{ project.name }}\nmodel: {path: {{ skill.metadata.student }}}\n"
+        "project_name: {{ project.name }}\nmodel: {path: {{ skill.student }}}\n"
         "seed: {{ defaults.seed }}\nlr: {{ defaults.trainer.learning_rate }}\n"
     )
     (template / "CLAUDE.md.j2").write_text("## Setup\n\n{{ skill.section('Setup') }}\n")
@@ -55,7 +55,8 @@ def assets(tmp_path, monkeypatch):
     (skill / "SKILL.md").write_text(
         "---\nname: tiny-skill\ndescription: Try the tiny one. Use when testing.\n"
         "metadata:\n  template: tiny\n  student: ./student\n---\n"
-        "# Tiny\n\n## Setup\n\nInstall it.\n\n## Quick start\n\n```bash\npython prepare.py  # make data\nrnow run\n```\n"
+        "# Tiny\n\n## Setup\n\nInstall it.\n\n## Quick start\n\n"
+        "```bash\npython prepare.py  # make data\nrnow run\n```\n"
     )
     monkeypatch.setattr("rnow.assets.PACKAGE", root / "rnow")
     return root

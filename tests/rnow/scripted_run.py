@@ -28,7 +28,9 @@ def metrics(step):
 def start(project_dir, emit):
     path = Path(project_dir) / "runs" / "run-001"
     changes = [{"path": "trainer.learning_rate", "old": 0.0001, "new": 0.001}]
-    emit(Event("run_started", {"run": "run-001", "path": str(path), "total_steps": STEPS, "changes": changes}))
+    emit(
+        Event("run_started", {"run": "run-001", "path": str(path), "total_steps": STEPS, "changes": changes})
+    )
     emit(Event("check", {"name": "teacher = student", "passed": True, "value": 1e-6, "limit": 1e-4}))
 
 

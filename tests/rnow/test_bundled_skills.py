@@ -41,7 +41,8 @@ def test_a_skill_is_short_and_an_owner_has_the_sections_that_templates_pull(skil
     text = text_of(skill)
     assert len(text.splitlines()) <= MAX_LINES
     if skill.template:
-        assert skill.section("Setup") and skill.commands("Quick start")
+        assert skill.section("Setup")
+        assert skill.commands("Quick start")
         assert {"dataset_type", "student", "teacher"} <= set(skill.metadata)
         assert skill.metadata["dataset_type"] in json_schema()["properties"]["dataset_type"]["enum"]
 
@@ -73,7 +74,8 @@ def test_every_template_becomes_a_project_whose_python_compiles(name, rnow, tmp_
     done = rnow("init", name, "proj")
     assert done.code == 0, done.err
     project = tmp_path / "work" / "proj"
-    assert (project / "config.yml").is_file() and (project / "README.md").is_file()
+    assert (project / "config.yml").is_file()
+    assert (project / "README.md").is_file()
     for path in project.rglob("*.py"):
         ast.parse(path.read_text(), str(path))
     assert not list(project.rglob("*.j2"))

@@ -63,7 +63,8 @@ def test_a_defect_is_one_line_and_a_file(rnow, command_raises, monkeypatch, tmp_
     assert done.err.splitlines()[0] == "error: Unexpected error: ValueError: first line"
     [log] = tmp_path.glob("rnow-error-*.log")
     assert str(log) in done.err
-    assert "second line" in log.read_text() and "Traceback" in log.read_text()
+    assert "second line" in log.read_text()
+    assert "Traceback" in log.read_text()
 
 
 def test_a_closed_pipe_is_quiet(tmp_path):
@@ -77,7 +78,9 @@ def test_a_closed_pipe_is_quiet(tmp_path):
 
 
 def test_a_terminal_without_unicode_does_not_stop_the_output(tmp_path):
-    code = "from rnow.guard import guarded; guarded([]); from rnow.display import console; console.out('\u2501')"
+    code = (
+        "from rnow.guard import guarded; guarded([]); from rnow.display import console; console.out('\u2501')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, env={"PYTHONIOENCODING": "ascii"}, cwd=tmp_path
     )

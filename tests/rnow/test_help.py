@@ -6,7 +6,18 @@ import pytest
 
 from rnow import __version__
 
-HEAVY = ["torch", "transformers", "peft", "pydantic", "rich", "jinja2", "yaml", "ruamel", "tokenizers", "asyncio"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "peft",
+    "pydantic",
+    "rich",
+    "jinja2",
+    "yaml",
+    "ruamel",
+    "tokenizers",
+    "asyncio",
+]
 
 
 def imported_by(*args):
@@ -82,9 +93,11 @@ def test_a_wrong_call_is_exit_2_with_a_hint(rnow, args, said):
     done = rnow(*args)
     assert done.code == 2
     assert done.out == ""
-    assert said in done.err and "hint:" in done.err
+    assert said in done.err
+    assert "hint:" in done.err
     as_json = rnow(args[0], "--json", *args[1:])
     assert as_json.code == 2
     assert as_json.err == ""
     error = json.loads(as_json.out)["error"]
-    assert error["exit_code"] == 2 and said in error["message"] + error["hint"]
+    assert error["exit_code"] == 2
+    assert said in error["message"] + error["hint"]

@@ -60,7 +60,12 @@ def test_the_table_shows_the_last_steps_and_the_progress(on_terminal):
 def test_notes_stand_above_the_table_once(on_terminal):
     _, said = on_terminal("complete")
     text = ESCAPES.sub("", said)
-    for note in ("run run-001: 14 steps", "warning: the disk is nearly full", "eval at step 7", "checkpoint at"):
+    for note in (
+        "run run-001: 14 steps",
+        "warning: the disk is nearly full",
+        "eval at step 7",
+        "checkpoint at",
+    ):
         assert text.count(note) == 1
         assert text.index(note) < text.rindex("  step ")
 

@@ -27,7 +27,8 @@ def test_every_command_stops_with_exit_3_and_the_fix(other_project):
         assert done.returncode == 3
         assert "0.4.37" in done.stdout + done.stderr
     error = json.loads(done.stdout)["error"]
-    assert "fresh virtual environment" in error["hint"] and str(other_project) in error["message"]
+    assert "fresh virtual environment" in error["hint"]
+    assert str(other_project) in error["message"]
 
 
 def test_our_own_distribution_is_no_clash(tmp_path):

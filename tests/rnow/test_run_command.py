@@ -11,7 +11,8 @@ def test_plain_lines_one_a_step_on_stdout_notes_on_stderr(run_scripted):
     steps = [line for line in lines if line.startswith("step ")]
     assert len(steps) == 14
     assert (
-        steps[3] == "step 4/14  loss 0.25  teacher_kl 0.125  reward 0.25  tokens/s 1,234  seconds 2  left 0:20"
+        steps[3]
+        == "step 4/14  loss 0.25  teacher_kl 0.125  reward 0.25  tokens/s 1,234  seconds 2  left 0:20"
     )
     assert lines[lines.index(steps[6]) + 1] == "eval at step 7  accuracy 0.618  nan nan"
     assert lines[-3:] == ["finished", "  student_after  0.91", "  seconds        12"]
@@ -26,7 +27,8 @@ def test_json_is_one_event_a_line_and_nothing_else(run_scripted):
     done = run_scripted("complete", "run", "--json")
     events = [json.loads(line) for line in done.out.splitlines()]
     kinds = [event["event"] for event in events]
-    assert kinds[0] == "run_started" and kinds[-1] == "run_finished"
+    assert kinds[0] == "run_started"
+    assert kinds[-1] == "run_finished"
     assert kinds.count("step") == 14
     assert all(event["schema"] == 1 for event in events)
     assert next(e for e in events if e["event"] == "eval")["metrics"]["nan"] is None
@@ -94,7 +96,8 @@ def test_a_reader_that_goes_away_does_not_end_the_run(scripted, tmp_path):
     said = process.stderr.read()
     assert process.wait(timeout=60) == 0
     assert "checkpoint at step 14" in said
-    assert "Broken" not in said and "Traceback" not in said
+    assert "Broken" not in said
+    assert "Traceback" not in said
     process.stderr.close()
 
 
@@ -103,5 +106,6 @@ def test_without_the_training_packages_the_fix_is_named(rnow, monkeypatch):
     monkeypatch.setattr("rnow.commands.run.find_spec", lambda name: None if name == "torch" else find(name))
     done = rnow("run")
     assert done.code == 3
-    assert "torch" in done.err and "rnow-distill[train]" in done.err
+    assert "torch" in done.err
+    assert "rnow-distill[train]" in done.err
     assert not Path("runs").exists()

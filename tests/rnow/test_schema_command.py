@@ -13,9 +13,12 @@ def test_the_schema_is_printed_as_json(rnow):
 def test_a_field_is_explained(rnow):
     done = rnow("schema", "--field", "trainer.learning_rate")
     assert done.code == 0
-    assert "expected: a number" in done.out and "default: 0.0001" in done.out
+    assert "expected: a number" in done.out
+    assert "default: 0.0001" in done.out
     facts = json.loads(rnow("schema", "--field", "trainer.learning_rate", "--json").out)
-    assert facts["default"] == 0.0001 and facts["required"] is False and facts["keys"] == {}
+    assert facts["default"] == 0.0001
+    assert facts["required"] is False
+    assert facts["keys"] == {}
 
 
 def test_a_section_lists_its_keys(rnow):
@@ -27,7 +30,8 @@ def test_a_section_lists_its_keys(rnow):
 
 def test_a_required_key_has_no_default(rnow):
     facts = json.loads(rnow("schema", "--field", "model.path", "--json").out)
-    assert facts["required"] is True and "default" not in facts
+    assert facts["required"] is True
+    assert "default" not in facts
     assert "the key is required" in rnow("schema", "--field", "dataset_type").out
 
 

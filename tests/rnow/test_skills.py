@@ -61,7 +61,7 @@ def test_broken_frontmatter_names_the_line(tmp_path):
     with pytest.raises(RnowError, match=r"SKILL\.md:\d+: the frontmatter is not YAML"):
         load_skill(folder)
     write_skill(folder, "# No frontmatter\n")
-    with pytest.raises(RnowError, match="SKILL.md:1: no frontmatter"):
+    with pytest.raises(RnowError, match=r"SKILL\.md:1: no frontmatter"):
         load_skill(folder)
     with pytest.raises(RnowError, match="cannot be read"):
         load_skill(tmp_path / "absent")
@@ -82,7 +82,8 @@ def test_a_longer_fence_is_not_closed_by_a_shorter_one():
 def test_commands_are_the_lines_of_the_shell_blocks(tmp_path):
     folder = write_skill(
         tmp_path / "a-skill",
-        "---\nname: a-skill\ndescription: d\n---\n## Go\n```bash\n# first\nmake x  # why\n\nrnow run a=1\n```\n"
+        "---\nname: a-skill\ndescription: d\n---\n## Go\n"
+        "```bash\n# first\nmake x  # why\n\nrnow run a=1\n```\n"
         "```python\nprint(1)\n```\n",
     )
     skill = load_skill(folder)

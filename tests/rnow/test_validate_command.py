@@ -11,7 +11,13 @@ BAD = Finding(
     "RN103", "error", "the rate is negative", "use 1e-4", "config.yml", 2, 18, "trainer.learning_rate"
 )
 WARNING = Finding("RN132", "warning", "sampling is biased")
-PLAN = {"rows": 12000, "steps": 3, "teacher": None, "memory": {"student": 3 * 2**29}, "memory_available": 2**30}
+PLAN = {
+    "rows": 12000,
+    "steps": 3,
+    "teacher": None,
+    "memory": {"student": 3 * 2**29},
+    "memory_available": 2**30,
+}
 
 
 @dataclass
@@ -23,7 +29,7 @@ class Report:
 
 @pytest.fixture
 def engine(monkeypatch):
-    """Replace the engine's checks: `engine.answer` is what they return or raise, `engine.asked` what they got."""
+    """The engine's checks replaced: `answer` is what they return or raise, `asked` what they got."""
     module = types.ModuleType("rnow_core.preflight.check")
     module.answer, module.asked = Report([WARNING], PLAN), None
 
@@ -42,10 +48,12 @@ def test_a_good_project_is_exit_0_with_a_verdict_and_the_plan(rnow, engine):
     done = rnow("validate")
     assert done.code == 0
     assert "warning[RN132] sampling is biased" in done.out
-    assert "ok: the run can start (1 warning)" in done.out
+    assert "ok: a run can start (1 warning)" in done.out
     assert "rows              12,000" in done.out
-    assert "memory.student    1.50 GiB" in done.out and "memory_available  1.00 GiB" in done.out
-    assert "None" not in done.out and "\x1b" not in done.out
+    assert "memory.student    1.50 GiB" in done.out
+    assert "memory_available  1.00 GiB" in done.out
+    assert "None" not in done.out
+    assert "\x1b" not in done.out
 
 
 def test_findings_show_the_source_with_a_caret_and_the_fix(rnow, engine):
@@ -60,12 +68,21 @@ def test_findings_show_the_source_with_a_caret_and_the_fix(rnow, engine):
         "    " + " " * 17 + "^",
         "    hint: use 1e-4",
     ]
-    assert "not ok: nothing was started (1 error, 2 warnings)" in done.out
+    assert "not ok: a run cannot start (1 error, 2 warnings)" in done.out
+
+
+def test_a_file_may_be_named_from_the_working_directory(rnow, engine):
+    Path("proj").mkdir()
+    Path("proj/config.yml").write_text("seed: x\n")
+    engine.answer = Report([Finding("RN103", "error", "bad", "", "proj/config.yml", 1, 7)], {}, ok=False)
+    assert rnow("validate", "proj").out.splitlines()[1:3] == ["    seed: x", "          ^"]
 
 
 def test_a_long_line_is_cut_around_its_caret(rnow, engine):
     Path("train.jsonl").write_text("x" * 500 + "!" + "y" * 500 + "\n")
-    engine.answer = Report([Finding("RN203", "error", "bad", file="train.jsonl", line=1, col=501)], {}, ok=False)
+    engine.answer = Report(
+        [Finding("RN203", "error", "bad", file="train.jsonl", line=1, col=501)], {}, ok=False
+    )
     _, source, caret, *_ = rnow("validate").out.splitlines()
     assert len(source) <= 104
     assert source[caret.index("^")] == "!"

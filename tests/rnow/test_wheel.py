@@ -33,7 +33,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """An environment with the wheel; its dependencies come from this one, through a .pth file behind its own."""
+    """An environment with the wheel; the dependencies come from this one, through a .pth file."""
     home = tmp_path_factory.mktemp("clean") / "env"
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
@@ -47,7 +47,8 @@ def test_the_wheel_has_the_assets_and_no_leftovers(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "rnow/_bundled/skills/quickstart/SKILL.md" in names
     assert any(name.startswith("rnow/_bundled/templates/quickstart/") for name in names)
-    assert "rnow/py.typed" in names and "rnow_core/py.typed" in names
+    assert "rnow/py.typed" in names
+    assert "rnow_core/py.typed" in names
     assert [name for name in names if name.endswith(".pyc") or name.startswith(("tests/", "runs/"))] == []
 
 

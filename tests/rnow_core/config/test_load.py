@@ -157,7 +157,8 @@ def test_a_later_check_can_point_at_keys(project):
 
 
 def test_importing_the_loader_brings_no_torch():
-    code = "import sys, rnow_core.config.load; print({'torch', 'transformers', 'peft', 'numpy'} & set(sys.modules))"
+    heavy = "{'torch', 'transformers', 'peft', 'numpy'}"
+    code = f"import sys, rnow_core.config.load; print({heavy} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
 

@@ -137,8 +137,12 @@ def test_rules_stay_silent_about_values_that_are_refused_already(project):
 
 @pytest.mark.parametrize(
     "name",
-    ["openai/gpt-4o", "openai/gpt-4o-mini", "anthropic/claude-sonnet-4", "google/gemini-2.5-pro", "openai/o3"]
-    + [
+    [
+        "openai/gpt-4o",
+        "openai/gpt-4o-mini",
+        "anthropic/claude-sonnet-4",
+        "google/gemini-2.5-pro",
+        "openai/o3",
         "openai/gpt-5",
         "gpt-4o",
         "claude-3-opus",
@@ -164,8 +168,6 @@ def test_a_teacher_behind_an_api_is_refused_with_reason_and_way_out(project, nam
         "google/gemma-3-4b-it",
         "Qwen/Qwen3-235B-A22B",
         "openai-community/gpt2",
-    ]
-    + [
         "deepseek-ai/DeepSeek-V3",
         "meta-llama/Llama-3.3-70B-Instruct",
         "./openai/gpt-4o",

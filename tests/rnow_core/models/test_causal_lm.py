@@ -67,7 +67,7 @@ def test_an_architecture_with_another_head_is_refused(model_folder: Callable[...
 
 
 def test_a_model_without_a_linear_head_is_refused(model_folder: Callable[..., str]) -> None:
-    model = transformers.AutoModelForCausalLM.from_pretrained(model_folder(), dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_folder("llama"), dtype=torch.float32)
     wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules=["lm_head"], task_type="CAUSAL_LM"))
     with pytest.raises(RnowError, match="plain linear output layer"):
         read_head(wrapped.get_base_model(), "tiny")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from test_learner import objective
 
 from rnow_core.algo.head import token_logprobs
+from rnow_core.algo.objective import PolicyObjective
 from rnow_core.models.causal_lm import CausalLM, load_frozen, load_student
 from rnow_core.models.device import DeviceThread
 from rnow_core.models.hf_learner import HFLearner
@@ -21,10 +21,7 @@ from rnow_core.models.hf_teacher import HFTeacher
 from rnow_core.models.optimizer import OptimizerSettings
 from rnow_core.types import Batch, Completion, SamplingParams, ScoreRequest
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 VOCAB = 151_936
 PROMPTS, GROUP, PROMPT_TOKENS, NEW_TOKENS = 4, 8, 200, 256
 
@@ -71,7 +68,9 @@ def student(folder: str, **changes: object) -> CausalLM:
 
 def make_learner(lm: CausalLM, device: DeviceThread) -> HFLearner:
     settings = OptimizerSettings(learning_rate=1e-4, total_steps=4)
-    return HFLearner(lm, device, objective=objective, token_logprobs=token_logprobs, settings=settings)
+    return HFLearner(
+        lm, device, objective=PolicyObjective(), token_logprobs=token_logprobs, settings=settings
+    )
 
 
 def prompts() -> list[tuple[int, ...]]:

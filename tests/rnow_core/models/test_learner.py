@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rnow_core.algo.head import token_logprobs
+from rnow_core.algo.objective import PolicyObjective
 from rnow_core.errors import RnowError, RunFailed
 from rnow_core.models.causal_lm import CausalLM, load_student
 from rnow_core.models.device import DeviceThread
@@ -23,9 +24,11 @@ from rnow_core.types import Batch, ScoreRequest
 
 CPU = torch.device("cpu")
 TAU = 0.7
+OBJECTIVE = PolicyObjective(adv_tau=1.0, teacher_tau=TAU, student_tau=TAU)
+TASK_ONLY = PolicyObjective(adv_tau=1.0, teacher_tau=0.0, student_tau=0.0)
 
 
-def objective(
+def reference_objective(
     logp_N: Tensor,
     *,
     old_N: Tensor,
@@ -79,12 +82,17 @@ def learner(model_folder: Callable[..., str]):
     """`learner(**changes)`: an HFLearner; `lm`, `tokens` (micro_batch_tokens) and settings can be changed."""
     device = DeviceThread(threads=1)
 
-    def make(lm: CausalLM | None = None, tokens: int | None = None, **changes: object) -> HFLearner:
+    def make(
+        lm: CausalLM | None = None,
+        tokens: int | None = None,
+        goal: PolicyObjective = OBJECTIVE,
+        **changes: object,
+    ) -> HFLearner:
         settings = OptimizerSettings(**({"learning_rate": 1e-2, "total_steps": 10} | changes))
         return HFLearner(
             lm or student(model_folder()),
             device,
-            objective=objective,
+            objective=goal,
             token_logprobs=token_logprobs,
             settings=settings,
             micro_batch_tokens=tokens,
@@ -130,7 +138,7 @@ def naive(lm: CausalLM, batch: Batch) -> tuple[float, dict[str, Tensor], dict[st
             for name in ("mu", "teacher", "task")
             if getattr(batch, name)
         }
-        loss, made = objective(
+        loss, made = reference_objective(
             logp,
             old_N=logp.detach(),
             mu_N=column["mu"],
@@ -168,10 +176,10 @@ def test_loss_gradient_and_columns_equal_the_naive_reference(
 ) -> None:
     batch = make_batch() if with_teacher else replace(make_batch(), teacher=[])
     loss, gradient, columns = naive(student(model_folder(kind), rank=rank), batch)
-    made = learner(student(model_folder(kind), rank=rank), tokens=64, max_grad_norm=0)
-    got = gradient_of(made, batch)
-    close(got, gradient, 1e-4)
-    result = learner(student(model_folder(kind), rank=rank), tokens=64).update(batch, 1)
+    goal = OBJECTIVE if with_teacher else TASK_ONLY
+    made = learner(student(model_folder(kind), rank=rank), tokens=64, goal=goal, max_grad_norm=0)
+    close(gradient_of(made, batch), gradient, 1e-4)
+    result = learner(student(model_folder(kind), rank=rank), tokens=64, goal=goal).update(batch, 1)
     assert result.loss == pytest.approx(loss, abs=1e-5)
     norm = torch.stack([part.square().sum() for part in gradient.values()]).sum().sqrt().item()
     assert result.grad_norm == pytest.approx(norm, rel=1e-4)
@@ -327,7 +335,7 @@ def reference_loss(lm: CausalLM, batch: Batch, old: Tensor | None) -> tuple[Tens
     old_N = logp_N.detach() if old is None else old
     mask = torch.tensor(batch.mask)
     empty = torch.zeros(0)
-    loss, _ = objective(
+    loss, _ = reference_objective(
         logp_N,
         old_N=old_N,
         mu_N=torch.tensor(batch.mu)[mask],
@@ -351,7 +359,7 @@ def test_the_objective_gets_whole_rows_in_order(model_folder: Callable[..., str]
         )
         seen.extend(pairs)
         calls.append({row for row, _ in pairs})
-        return objective(logp_N, **columns)
+        return OBJECTIVE(logp_N, **columns)
 
     device = DeviceThread()
     settings = OptimizerSettings(learning_rate=1e-3, total_steps=1)

@@ -12,15 +12,16 @@ FEW, MANY = 60, 260
 PROGRAM = f"""
 import resource, sys
 sys.path.insert(0, sys.argv[2])
-from test_learner import make_batch, objective, student
+from test_learner import make_batch, student
 from rnow_core.algo.head import token_logprobs
+from rnow_core.algo.objective import PolicyObjective
 from rnow_core.models.device import DeviceThread
 from rnow_core.models.hf_learner import HFLearner
 from rnow_core.models.optimizer import OptimizerSettings
 from rnow_core.types import ScoreRequest
 
 device = DeviceThread(threads=1)
-learner = HFLearner(student(sys.argv[1]), device, objective=objective, token_logprobs=token_logprobs,
+learner = HFLearner(student(sys.argv[1]), device, objective=PolicyObjective(), token_logprobs=token_logprobs,
                     settings=OptimizerSettings(learning_rate=1e-3, total_steps=9))
 for rows in ({FEW}, {MANY}):
     batch = make_batch(rows=rows, vocab={VOCAB}, longest=50)
