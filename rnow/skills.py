@@ -49,7 +49,7 @@ class Skill:
         return self.sections[heading]
 
     def descriptor(self) -> dict[str, Any]:
-        """What a template sees as `skill`: name, description, each metadata key, `sections` and `section(heading)`."""
+        """What a template sees as `skill`; each metadata key is a name of its own beside these."""
         own = {"name": self.name, "description": self.description, "metadata": self.metadata}
         return {**self.metadata, **own, "sections": self.sections, "section": self.section}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from learner_reference import TAU, student
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
@@ -19,6 +20,15 @@ from transformers import (
     Qwen3Config,
 )
 from transformers.utils.logging import disable_progress_bar
+
+from rnow_core.algo.head import token_logprobs
+from rnow_core.algo.objective import PolicyObjective
+from rnow_core.models.causal_lm import CausalLM
+from rnow_core.models.device import DeviceThread
+from rnow_core.models.hf_learner import HFLearner
+from rnow_core.models.optimizer import OptimizerSettings
+
+OBJECTIVE = PolicyObjective(adv_tau=1.0, teacher_tau=TAU, student_tau=TAU)
 
 GEMMA = {"final_logit_softcapping": 0.5, "query_pre_attn_scalar": 8, "sliding_window": 8}
 CONFIGS = {
@@ -79,3 +89,28 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]
         return str(root / name)
 
     return make
+
+
+@pytest.fixture
+def learner(model_folder: Callable[..., str]):
+    """`learner(**changes)`: an HFLearner; `lm`, `tokens` (micro_batch_tokens) and settings can be changed."""
+    device = DeviceThread(threads=1)
+
+    def make(
+        lm: CausalLM | None = None,
+        tokens: int | None = None,
+        goal: Callable[..., object] = OBJECTIVE,
+        **changes: object,
+    ) -> HFLearner:
+        settings = OptimizerSettings(**({"learning_rate": 1e-2, "total_steps": 10} | changes))
+        return HFLearner(
+            lm or student(model_folder()),
+            device,
+            objective=goal,
+            token_logprobs=token_logprobs,
+            settings=settings,
+            micro_batch_tokens=tokens,
+        )
+
+    yield make
+    device.close()

@@ -12,7 +12,7 @@ FEW, MANY = 60, 260
 PROGRAM = f"""
 import resource, sys
 sys.path.insert(0, sys.argv[2])
-from test_learner import make_batch, student
+from learner_reference import make_batch, student
 from rnow_core.algo.head import token_logprobs
 from rnow_core.algo.objective import PolicyObjective
 from rnow_core.models.device import DeviceThread
