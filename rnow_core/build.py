@@ -7,17 +7,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from rnow_core.algo.head import token_logprobs
 from rnow_core.algo.objective import PolicyObjective
 from rnow_core.config.schema import Config
 from rnow_core.data.renderer import Renderer, template_options
 from rnow_core.models.causal_lm import CausalLM, load_frozen, load_student
-from rnow_core.models.device import DeviceThread, pick_device
+from rnow_core.models.device import DeviceThread, cpu_threads, device_named, pick_device
 from rnow_core.models.hf_learner import HFLearner
 from rnow_core.models.hf_sampler import HFSampler
 from rnow_core.models.hf_teacher import HFTeacher
+from rnow_core.models.microbatch import token_budget
 from rnow_core.models.optimizer import OptimizerSettings
 from rnow_core.models.seams import Teacher
 from rnow_core.rollout.parts import RewardScorer, RolloutParts
@@ -33,7 +32,7 @@ class Fixed:
 
     device: str
     threads: int
-    micro_batch_tokens: int | None
+    micro_batch_tokens: int
     gradient_checkpointing: bool
     kv_tokens: int
 
@@ -66,8 +65,8 @@ def choose_fixed(config: Config, kv_tokens: int) -> Fixed:
     wanted = config.trainer.gradient_checkpointing
     return Fixed(
         device=str(device),
-        threads=torch.get_num_threads(),
-        micro_batch_tokens=config.trainer.micro_batch_tokens,
+        threads=cpu_threads(),
+        micro_batch_tokens=token_budget(config.trainer.micro_batch_tokens, device.type),
         gradient_checkpointing=device.type == "cuda" if wanted == "auto" else wanted,
         kv_tokens=kv_tokens,
     )
@@ -114,7 +113,7 @@ def build(
         evaluation=evaluation,
         baseline=_baseline(config, fixed, teacher_lm, student, device, evaluation),
         student_as_teacher=_scorer(student, device, fixed),
-        half_precision=student.dtype != torch.float32,
+        half_precision=student.half_precision,
     )
 
 
@@ -126,7 +125,7 @@ def _load_student(config: Config, fixed: Fixed, project_dir: Path) -> CausalLM:
         alpha=model.qlora_alpha,
         target_modules=model.target_modules,
         dtype=model.dtype,
-        device=torch.device(fixed.device),
+        device=device_named(fixed.device),
         adapter=project_dir / model.adapter if model.adapter else None,
         gradient_checkpointing=fixed.gradient_checkpointing,
         seed=config.seed,
@@ -140,7 +139,9 @@ def _load_teacher(config: Config, fixed: Fixed, project_dir: Path, student: Caus
     path = config.teacher[0].path
     if path == SELF:
         return student
-    return load_frozen(model_path(path, project_dir), dtype=config.model.dtype, device=torch.device(fixed.device))
+    return load_frozen(
+        model_path(path, project_dir), dtype=config.model.dtype, device=device_named(fixed.device)
+    )
 
 
 def _teachers(

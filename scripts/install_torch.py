@@ -20,7 +20,9 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 def pip(*arguments: str) -> None:
     """Run pip of this interpreter; a failure ends the script with pip's exit code."""
-    code = subprocess.call([sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *arguments])
+    code = subprocess.call(
+        [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *arguments]
+    )
     if code:
         sys.exit(code)
 

@@ -34,5 +34,10 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus):
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("CI") == "true" and reporter is not None and exitstatus == 0 and _unexpected_skips(reporter):
+    if (
+        os.environ.get("CI") == "true"
+        and reporter is not None
+        and exitstatus == 0
+        and _unexpected_skips(reporter)
+    ):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

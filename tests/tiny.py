@@ -45,7 +45,9 @@ def make_tokenizer(folder: Path, characters: str = CHARACTERS) -> int:
     return len(vocabulary)
 
 
-def make_model(folder: Path, *, seed: int, layers: int = 1, hidden: int = 32, characters: str = CHARACTERS) -> Path:
+def make_model(
+    folder: Path, *, seed: int, layers: int = 1, hidden: int = 32, characters: str = CHARACTERS
+) -> Path:
     """Save a tiny Qwen3 model with its tokenizer."""
     size = make_tokenizer(folder, characters)
     config = Qwen3Config(
@@ -72,7 +74,9 @@ def make_model(folder: Path, *, seed: int, layers: int = 1, hidden: int = 32, ch
     disable_progress_bar()
     model.save_pretrained(folder)
     # A folder that asks for other sampling must not change what rnow samples.
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "top_k": 3, "temperature": 0.3}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": 2, "top_k": 3, "temperature": 0.3})
+    )
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from rnow.commands import validate
@@ -11,11 +10,10 @@ from rnow.display.failure import show_error
 from rnow.display.run import RunDisplay, choose_display
 from rnow.guard import crash
 from rnow.signals import stop_on_signals
-from rnow_core.errors import EnvironmentMissing, RnowError
+from rnow_core.errors import RnowError
+from rnow_core.models.extras import require_training_packages
 from rnow_core.stop import StopSignal
 from rnow_core.track.events import Event
-
-TRAINING_PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ def dry_run(request: RunRequest, as_json: bool) -> int:
 def run(request: RunRequest, as_json: bool) -> int:
     """Train and show every event. Errors are shown here, where the display and the run's folder are known."""
     validate.check_arguments(request.directory, request.overrides)
-    _need_training_packages()
+    require_training_packages()
     display = choose_display(as_json)
     watched = _Watched(display)
     try:
@@ -79,14 +77,4 @@ def _train(request: RunRequest, watched: _Watched) -> None:
             resume=request.resume,
             emit=watched.emit,
             stop=stop,
-        )
-
-
-def _need_training_packages() -> None:
-    """Raise EnvironmentMissing when the `train` extra is not installed."""
-    missing = [name for name in TRAINING_PACKAGES if find_spec(name) is None]
-    if missing:
-        raise EnvironmentMissing(
-            f"Training needs packages that are not installed: {', '.join(missing)}.",
-            'pip install "rnow-distill[train]"',
         )

@@ -1,4 +1,4 @@
-"""Advantages: what each trained token, and each rollout, did better than expected.
+"""Advantages of trained tokens: what the teacher says of each, clipped, and discounted over what follows.
 
 Everything here is detached arithmetic on trained tokens only (N of a micro-batch): masked tokens were
 selected away before, so that whatever stands there can reach nothing.
@@ -6,22 +6,8 @@ selected away before, so that whatever stands there can reach nothing.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
-
-
-def group_advantages(rewards_G: Sequence[float]) -> list[float]:
-    """Reward minus the mean over a group's surviving rollouts (grpo without division by the deviation).
-
-    A group of one survivor has nothing to compare with: [0.0].
-    """
-    if not rewards_G:
-        return []
-    mean = math.fsum(rewards_G) / len(rewards_G)
-    return [reward - mean for reward in rewards_G]
 
 
 def teacher_advantages(

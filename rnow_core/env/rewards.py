@@ -44,7 +44,7 @@ def inspect_rewards(project: Path, secrets: Mapping[str, str] | None = None) -> 
 
 
 class ProjectRewards:
-    """Scores finished rollouts with the rewards that their rows name. The worker starts with the first one."""
+    """Scores finished rollouts with the rewards of their rows. The worker starts with the first one."""
 
     def __init__(
         self, project: Path, *, timeout: float, log: Path, secrets: Mapping[str, str] | None = None
@@ -52,7 +52,7 @@ class ProjectRewards:
         self._worker = RewardWorker(project, log, timeout=timeout, secrets=secrets)
 
     async def score(self, prompt: Prompt, messages: list[Message]) -> dict[str, float]:
-        """One number for each reward that the row names; RewardFailure where there is none."""
+        """One number for each reward that the row names; RewardFailure where one has none."""
         return await self._worker.score(prompt.rewards, messages, prompt.metadata, prompt.variables)
 
     def total(self, rewards: Mapping[str, float]) -> float:

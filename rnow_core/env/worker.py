@@ -92,23 +92,17 @@ class RewardWorker:
             "metadata": dict(metadata or {}),
             "variables": dict(variables or {}),
         }
-        scores = await asyncio.gather(*(self._call(name, given) for name in names), return_exceptions=True)
-        for score in scores:
-            if isinstance(score, BaseException):
-                raise score
-        return {
-            name: score
-            for name, score in zip(names, scores, strict=True)
-            if not isinstance(score, BaseException)
-        }
+        outcomes = await asyncio.gather(*(self._call(name, given) for name in names), return_exceptions=True)
+        scores: dict[str, float] = {}
+        for name, outcome in zip(names, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            scores[name] = outcome
+        return scores
 
     async def close(self) -> None:
-        """End the process. Calls in flight are cancelled."""
-        self._over = self._over or RunFailed("the reward worker is closed")
-        for call in self._calls.values():
-            call.rest()
-            call.score.cancel()
-        self._calls.clear()
+        """End the process; calls in flight fail."""
+        self._give_up(self._over or RunFailed("the reward worker is closed"))
         if self._supervisor is None:
             return
         if self._requests is not None:
@@ -143,7 +137,7 @@ class RewardWorker:
         return await call.score
 
     def _send(self, line: bytes) -> None:
-        """Send a request, if there is a process that can take it: the next one gets all that are unanswered."""
+        """Send a request if a process is there to take it: a new one gets all that are unanswered."""
         if self._requests is not None and not self._requests.is_closing():
             self._requests.write(line)
 
@@ -186,16 +180,18 @@ class RewardWorker:
     async def _supervise(self) -> None:
         """Read replies; when the process ends, settle what it was at and start the next."""
         while True:
-            code = await self._listen()
-            if self._over is not None:
-                return
-            self._settle(code)
             try:
+                code = await self._listen()
+                if self._over is not None:
+                    return
+                self._settle(code)
                 if self._deaths > MAX_DEATHS:
                     raise self._hopeless(code)
                 await self._spawn()
-            except RnowError as error:
-                self._give_up(error)
+            except Exception as error:  # whatever it is, no call may wait for ever
+                self._give_up(
+                    error if isinstance(error, RnowError) else RunFailed(f"reward worker: {error!r}")
+                )
                 return
             self._send_again()
 

@@ -148,7 +148,7 @@ def _score(value: Any) -> dict[str, Any]:
         value.close()
         return {"problem": "returned a coroutine: declare it `async def` and await what it calls"}
     missing = " (is a `return` missing?)" if value is None else ""
-    return {"problem": f"returned {str(value)[:MAX_PROBLEM]!s}, expected a finite number{missing}"}
+    return {"problem": f"returned {repr(value)[:MAX_PROBLEM]}, expected a finite number{missing}"}
 
 
 if __name__ == "__main__":

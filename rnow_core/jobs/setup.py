@@ -94,7 +94,11 @@ def _resume(wanted: Wanted, folder: RunFolder) -> Setup:
     stored = folder.read_config()
     config = Config.model_validate(stored["config"])
     loaded = LoadedConfig(
-        config, wanted.project_dir / "config.yml", (), (), Source(str(folder.config_file), stored["config"], {})
+        config,
+        wanted.project_dir / "config.yml",
+        (),
+        (),
+        Source(str(folder.config_file), stored["config"], {}),
     )
     project, _ = _require(check_loaded(wanted.project_dir, loaded), wanted.emit)
     _require_same_data(stored["data"], _data_hashes(project))

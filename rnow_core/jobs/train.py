@@ -17,7 +17,7 @@ from rnow_core.preflight.selfcheck import BFLOAT16, FLOAT32, require, self_check
 from rnow_core.stop import StopSignal
 from rnow_core.track.events import Emit, Event
 from rnow_core.track.summary import write_summary
-from rnow_core.train.on_policy import evaluate_baseline, evaluate_student, train_on_policy
+from rnow_core.train.on_policy import evaluate_baseline, evaluate_student, stop_if_requested, train_on_policy
 
 
 def train(
@@ -85,6 +85,7 @@ async def _start(setup: Setup) -> int:
     if setup.checkpoint is None:
         run.record.save(0, run.learner)
     if run.evaluation and step == 0:
+        stop_if_requested(run, 0)
         await evaluate_student(run, run.evaluation, 0)
         await evaluate_baseline(run, run.evaluation)
     return step + 1

@@ -66,6 +66,11 @@ class CausalLM:
         return self._autocast_dtype or self._head.weight_VH.dtype
 
     @property
+    def half_precision(self) -> bool:
+        """True when logprobs carry the rounding of a 16-bit forward."""
+        return self.dtype != torch.float32
+
+    @property
     def vocab_rows(self) -> int:
         """Rows of the output head: ids at or above it have no logprob."""
         return self._head.weight_VH.shape[0]

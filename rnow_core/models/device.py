@@ -27,6 +27,21 @@ def pick_device() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
+def device_named(name: str) -> torch.device:
+    """The device of a stored name; a RunFailed when this machine does not have it."""
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RunFailed(
+            f"this run began on {name}, and there is no GPU here", "resume it on a machine with a GPU"
+        )
+    return device
+
+
+def cpu_threads() -> int:
+    """Cores that torch uses for one CPU operation by default."""
+    return torch.get_num_threads()
+
+
 @contextmanager
 def memory_errors(doing: str, hint: str) -> Iterator[None]:
     """Turn running out of memory (GPU, or the CPU allocator) into a RunFailed that says what to change."""

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from rnow_core.errors import EnvironmentMissing
 
-PACKAGES = ("torch", "transformers", "peft", "safetensors")
+PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy")
 
 
 def require_training_packages() -> None:

@@ -36,12 +36,15 @@ def check_model_path(path: str) -> None:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    shown = transformers_logging.is_progress_bar_enabled()
+def _quiet() -> Iterator[None]:
+    """No bars and no notes of transformers' own: they would tear the command line's display."""
+    shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if shown:
             transformers_logging.enable_progress_bar()
 
@@ -54,7 +57,7 @@ def load_model(path: str, dtype: torch.dtype, device: torch.device) -> Any:
     """
     check_model_path(path)
     hint = "use a smaller model, or free the device"
-    with memory_errors(f"loading {path}", hint), _no_progress_bars():
+    with memory_errors(f"loading {path}", hint), _quiet():
         try:
             model, info = transformers.AutoModelForCausalLM.from_pretrained(
                 path, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
@@ -68,7 +71,7 @@ def load_model(path: str, dtype: torch.dtype, device: torch.device) -> Any:
 
 def save_model(model: Any, folder: Path) -> None:
     """Write a whole model into an existing folder, readable by transformers."""
-    with _no_progress_bars():
+    with _quiet():
         model.save_pretrained(folder)
 
 

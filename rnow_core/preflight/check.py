@@ -2,25 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rnow_core.config.load import LoadedConfig, load_config
 from rnow_core.config.schema import Config
 from rnow_core.data.batches import split
 from rnow_core.data.renderer import Renderer, template_options
 from rnow_core.data.rows import load_prompts
-from rnow_core.env.rewards import inspect_rewards
+from rnow_core.env.rewards import RewardInfo, inspect_rewards
 from rnow_core.errors import Finding, FindingsError, RnowError
-from rnow_core.preflight.model_facts import ModelFacts, local_folder, read_model_facts
-from rnow_core.preflight.plan import make_plan, memory_finding
-from rnow_core.preflight.report import Findings, Project, Report
-from rnow_core.preflight.rows import count_prompt_tokens, overlap, too_long, unknown_rewards
-from rnow_core.preflight.teachers import check_tokenizers, check_vocabulary, check_window
+from rnow_core.preflight.machine import check_packages
+from rnow_core.preflight.model_facts import ModelFacts
+from rnow_core.preflight.models import ModelFiles, check_adapter, read_model
+from rnow_core.preflight.plan import Known, disk_finding, longest_conversation, make_plan, memory_finding
+from rnow_core.preflight.report import Findings, Project, Report, presented
+from rnow_core.preflight.rows import (
+    CountedPrompt,
+    count_prompts,
+    little_room,
+    overlap,
+    too_long,
+    unavailable_fields,
+    unknown_ids,
+    unknown_rewards,
+    unknown_teachers,
+)
+from rnow_core.preflight.teachers import (
+    check_end_of_turn,
+    check_reasoning_mode,
+    check_template,
+    check_tokenizers,
+    check_vocabulary,
+    check_window,
+)
 from rnow_core.types import Prompt
 
 CONFIG_FILE = "config.yml"
+TOOLS_FILE = "tools.py"
 SELF = "self"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a project."""
+
+    train: Sequence[Prompt]
+    held_out: Sequence[Prompt]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The rows that the student's template renders, with their tokens."""
+
+    train: list[CountedPrompt]
+    held_out: list[CountedPrompt]
 
 
 def check_project(project_dir: Path, overrides: Sequence[str] = ()) -> Report:
@@ -36,7 +74,7 @@ def check_project(project_dir: Path, overrides: Sequence[str] = ()) -> Report:
     try:
         loaded = load_config(project_dir / CONFIG_FILE, overrides)
     except FindingsError as error:
-        return Report(error.findings, {}, None)
+        return Report(presented(error.findings, project_dir), {}, None)
     return check_loaded(project_dir, loaded)
 
 
@@ -44,134 +82,173 @@ def check_loaded(project_dir: Path, loaded: LoadedConfig) -> Report:
     """Check models and data of a config that is valid in itself, each as far as it can be read without the others."""
     config = loaded.config
     found = Findings(loaded, [*loaded.findings, *loaded.unavailable()])
-    student = found.attempt(lambda: read_model_facts(config.model.path, project_dir, "model.path"))
-    renderer = _load_renderer(config.model.path, project_dir, "model.path", found)
+    student = read_model(config.model.path, project_dir, "model.path", found)
+    if config.model.adapter:
+        found.extend(check_adapter(config.model.adapter, project_dir))
+    window = _context_window(config, student.facts, found) if student.facts else None
     rows = _read_rows(project_dir, config, found)
-    window = _context_window(config, student, found) if student else None
-    teacher = _check_teacher(config, project_dir, renderer, window, found)
-    tokens = _check_rows(config, rows, renderer, window, found) if renderer and window else []
-    _check_rewards(project_dir, rows, found)
-    if student is None or rows is None or renderer is None or window is None:
-        return Report(found.items, {}, None)
-    plan = make_plan(config, student, teacher, rows[0], tokens, window)
-    found.items.extend(memory_finding(plan))
-    project = Project(project_dir, loaded, rows[0], rows[1], renderer, window)
-    report = Report(found.items, plan, project)
-    return report if report.ok else Report(found.items, plan, None)
-
-
-def _load_renderer(path: str, project_dir: Path, key: str, found: Findings) -> Renderer | None:
-    """The tokenizer and chat template of a model; RN303 when they cannot be loaded."""
-    folder = found.attempt(lambda: local_folder(path, project_dir))
-    if folder is None and found.items and found.items[-1].code == "RN301":
-        return None
-    try:
-        return Renderer.load(str(folder or path))
-    except RnowError as error:
-        found.add(Finding("RN303", "error", error.message, error.hint, path=key))
-        return None
-
-
-def _read_rows(
-    project_dir: Path, config: Config, found: Findings
-) -> tuple[Sequence[Prompt], Sequence[Prompt]] | None:
-    """Training and held-out rows; None when a file has an error."""
-    need = config.dataset_type == "rl" or config.weights.adv_tau > 0
-    train = found.attempt(
-        lambda: load_prompts(
-            [Path(name) for name in config.data.train_file],
-            dataset_type=config.dataset_type,
-            need_rewards=need,
-            root=project_dir,
-        )
-    )
-    held_out = found.attempt(
-        lambda: (
-            load_prompts(
-                [Path(name) for name in config.eval_files],
-                dataset_type=config.dataset_type,
-                need_rewards=False,
-                root=project_dir,
-            )
-            if config.eval_files
-            else []
-        )
-    )
-    if train is None or held_out is None:
-        return None
-    if config.data.val_split is not None and not held_out:
-        return split(train, config.data.val_split, config.seed)
-    return train, held_out
+    options = template_options(config.rollout.reasoning_mode)
+    counted = _count(rows, student.renderer, options, found) if rows and student.renderer else None
+    if counted and student.facts and window:
+        _check_lengths(config, counted, student.facts, window, found)
+    _check_student_text(student, options, found)
+    teacher = _check_teacher(config, project_dir, student, counted, window, found)
+    rewards = _check_fields(config, project_dir, rows, found)
+    found.extend(check_packages(config))
+    plan: dict[str, Any] = {}
+    project = None
+    if student.facts and student.renderer and window and rows and counted:
+        tokens = [row.tokens for row in counted.train]
+        known = Known(student.facts, teacher, rows.train, rows.held_out, tokens, window)
+        plan = make_plan(config, known, project_dir)
+        found.extend([*memory_finding(plan), *disk_finding(plan, project_dir)])
+        project = Project(project_dir, loaded, rows.train, rows.held_out, student.renderer, window, rewards)
+    report = Report(presented(found.items, project_dir), plan, project)
+    return report if report.ok else Report(report.findings, plan, None)
 
 
 def _context_window(config: Config, student: ModelFacts, found: Findings) -> int:
     """The tokens of a conversation: what the config says, at most what the student was made for."""
     wanted = config.rollout.max_context_window
     if wanted is not None and wanted > student.context_window:
-        found.add(
-            Finding(
-                "RN320",
-                "error",
-                f"max_context_window is {wanted}, but the student reads {student.context_window} tokens",
-                f"set it to at most {student.context_window}, or leave it out",
-                path="rollout.max_context_window",
-            )
+        message = f"max_context_window is {wanted}, and the student reads {student.context_window} tokens"
+        hint = f"set it to at most {student.context_window}, or leave it out"
+        found.add(Finding("RN320", "error", message, hint, path="rollout.max_context_window"))
+    return min(wanted or student.context_window, student.context_window)
+
+
+def _read_rows(project_dir: Path, config: Config, found: Findings) -> Rows | None:
+    """Training and held-out rows; None when a file has an error."""
+    need = config.dataset_type == "rl" or config.weights.adv_tau > 0
+
+    def read(names: Sequence[str], need_rewards: bool) -> list[Prompt]:
+        paths = [Path(name) for name in names]
+        return load_prompts(
+            paths, dataset_type=config.dataset_type, need_rewards=need_rewards, root=project_dir
         )
-    return wanted or student.context_window
+
+    train = found.attempt(lambda: read(config.data.train_file, need))
+    held_out = found.attempt(lambda: read(config.eval_files, False) if config.eval_files else [])
+    if train is None or held_out is None:
+        return None
+    if config.data.val_split is None or held_out:
+        return Rows(train, held_out)
+    try:
+        return Rows(*split(train, config.data.val_split, config.seed))
+    except RnowError as error:
+        found.add(Finding("RN227", "error", error.message, error.hint, path="data.val_split"))
+        return None
+
+
+def _count(rows: Rows, renderer: Renderer, options: Mapping[str, Any], found: Findings) -> Counted:
+    """Render and count every row."""
+    parts: list[list[CountedPrompt]] = []
+    for prompts in (rows.train, rows.held_out):
+        results = list(count_prompts(prompts, renderer, options))
+        found.extend(result for result in results if isinstance(result, Finding))
+        parts.append([result for result in results if isinstance(result, CountedPrompt)])
+    return Counted(*parts)
+
+
+def _check_lengths(
+    config: Config, counted: Counted, student: ModelFacts, window: int, found: Findings
+) -> None:
+    """Prompts and replies against the context window and the student's vocabulary."""
+    eval_tokens = config.eval.max_tokens or config.rollout.max_tokens
+    for rows, max_tokens in ((counted.train, config.rollout.max_tokens), (counted.held_out, eval_tokens)):
+        found.extend(too_long(rows, window))
+        found.extend(little_room(rows, window, max_tokens))
+        found.extend(unknown_ids(rows, student.vocab_rows))
+
+
+def _check_student_text(student: ModelFiles, options: Mapping[str, Any], found: Findings) -> None:
+    """The student's tokenizer and template in themselves."""
+    if student.renderer is None:
+        return
+    found.extend(check_end_of_turn(student.renderer))
+    found.extend(check_reasoning_mode(student.renderer, options))
+    if student.facts and student.renderer.vocab_size > student.facts.vocab_rows:
+        message = f"the tokenizer has {student.renderer.vocab_size} ids, and the model weights for {student.facts.vocab_rows}"
+        hint = "rows that use the others are refused; save the model with resized embeddings to use them"
+        found.add(Finding("RN306", "warning", message, hint, path="model.path"))
 
 
 def _check_teacher(
-    config: Config, project_dir: Path, student: Renderer | None, window: int | None, found: Findings
-) -> ModelFacts | None:
-    """Facts of the teacher, None for `self` and for runs without one."""
-    if not config.teacher or config.teacher[0].path == SELF or config.teacher[0].url:
-        return None
-    path, key = config.teacher[0].path, "teacher.path"
-    if any(finding.code == "RN120" for finding in found.items):
-        return None
-    facts = found.attempt(lambda: read_model_facts(path, project_dir, key))
-    renderer = _load_renderer(path, project_dir, key, found) if facts else None
-    if facts is None or renderer is None or student is None:
-        return facts
-    problems = check_tokenizers(student, renderer, key) or check_vocabulary(student, facts, key)
-    for finding in [*problems, *(check_window(facts, window, key) if window else [])]:
-        found.add(finding)
-    return facts
-
-
-def _check_rows(
     config: Config,
-    rows: tuple[Sequence[Prompt], Sequence[Prompt]] | None,
-    renderer: Renderer,
-    window: int,
+    project_dir: Path,
+    student: ModelFiles,
+    counted: Counted | None,
+    window: int | None,
     found: Findings,
-) -> list[int]:
-    """Render and count every row; the token counts of the training rows."""
+) -> ModelFacts | None:
+    """Facts of the first teacher that has weights of its own; None for `self` and for runs without a teacher."""
+    facts: list[ModelFacts] = []
+    for index, teacher in enumerate(config.teacher):
+        key = "teacher.path" if len(config.teacher) == 1 else f"teacher[{index}].path"
+        if teacher.path == SELF or teacher.url:
+            continue
+        files = read_model(teacher.path, project_dir, key, found, need_template=False)
+        facts += [files.facts] if files.facts else []
+        _compare(config, student, files, key, found)
+        if files.facts and counted and window:
+            found.extend(check_window(files.facts, _longest(config, counted, window), key))
+    return facts[0] if facts else None
+
+
+def _compare(config: Config, student: ModelFiles, teacher: ModelFiles, key: str, found: Findings) -> None:
+    """Tokenizer, vocabulary and template of a teacher against the student's."""
+    if student.renderer is None or teacher.renderer is None:
+        return
+    problems = check_tokenizers(student.renderer, teacher.renderer, key)
+    if not problems:
+        if teacher.facts:
+            problems += check_vocabulary(student.renderer, teacher.facts, key)
+        options = template_options(config.rollout.reasoning_mode)
+        problems += check_template(student.renderer, teacher.renderer, options, key)
+    found.extend(problems)
+    if student.facts and teacher.facts and _same_place(student, teacher):
+        message = (
+            "the teacher is the student's own model: nothing to learn at the start, and twice the memory"
+        )
+        hint = "name another teacher; `self` is the student's base weights without a second copy"
+        found.add(Finding("RN316", "warning", message, hint, path=key))
+
+
+def _same_place(student: ModelFiles, teacher: ModelFiles) -> bool:
+    assert student.renderer is not None
+    assert teacher.renderer is not None
+    return student.renderer.source == teacher.renderer.source
+
+
+def _longest(config: Config, counted: Counted, window: int) -> int:
+    """Tokens of the longest conversation in training or evaluation."""
+    eval_tokens = config.eval.max_tokens or config.rollout.max_tokens
+    return max(
+        longest_conversation([row.tokens for row in counted.train], config.rollout.max_tokens, window),
+        longest_conversation([row.tokens for row in counted.held_out], eval_tokens, window)
+        if counted.held_out
+        else 0,
+    )
+
+
+def _check_fields(
+    config: Config, project_dir: Path, rows: Rows | None, found: Findings
+) -> Mapping[str, RewardInfo]:
+    """What rows ask for by name: rewards, teachers, tools, containers. The project's rewards, if rows name any."""
+    if (project_dir / TOOLS_FILE).exists():
+        message = "this version does not use tools: replies are single turns"
+        found.add(Finding("RN233", "info", message, "it may stay", TOOLS_FILE))
     if rows is None:
-        return []
-    options = template_options(config.rollout.reasoning_mode)
-    counts: list[int] = []
-    for prompts in rows:
-        for prompt, tokens in count_prompt_tokens(prompts, renderer, options):
-            problem = (
-                tokens
-                if isinstance(tokens, Finding)
-                else too_long(prompt, tokens, window, config.rollout.max_tokens)
-            )
-            if problem is not None:
-                found.add(problem)
-            if isinstance(tokens, int) and prompts is rows[0]:
-                counts.append(tokens)
-    for finding in overlap(*rows):
-        found.add(finding)
-    return counts
-
-
-def _check_rewards(
-    project_dir: Path, rows: tuple[Sequence[Prompt], Sequence[Prompt]] | None, found: Findings
-) -> None:
-    """Load rewards.py in a worker and compare its names with what the rows want."""
-    wanting = [prompt for prompts in rows or () for prompt in prompts if prompt.rewards]
-    known = found.attempt(lambda: inspect_rewards(project_dir)) if wanting else None
-    for finding in unknown_rewards(wanting, sorted(known)) if known is not None else []:
-        found.add(finding)
+        return {}
+    prompts = [*rows.train, *rows.held_out]
+    found.extend(overlap(rows.train, rows.held_out))
+    found.extend(unavailable_fields(prompts))
+    if config.teacher:
+        found.extend(unknown_teachers(prompts, [teacher.name or "teacher" for teacher in config.teacher]))
+    if not any(prompt.rewards for prompt in prompts):
+        return {}
+    known = found.attempt(lambda: inspect_rewards(project_dir))
+    if known is None:
+        return {}
+    found.extend(unknown_rewards(prompts, sorted(known)))
+    return known

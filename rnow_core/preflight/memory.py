@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from dataclasses import dataclass
 
 from rnow_core.preflight.model_facts import ModelFacts
@@ -38,16 +35,24 @@ class Sizes:
         return 2 if self.on_gpu else 4
 
 
+def trained_parameters(student: ModelFacts, rank: int) -> int:
+    """Weights that the optimizer owns: all with rank 0, else those of the adapter."""
+    return student.parameters if rank == 0 else lora_parameters(student, rank)
+
+
 def memory_plan(
     student: ModelFacts, teacher: ModelFacts | None, sizes: Sizes, kv_tokens: int
 ) -> dict[str, int]:
-    """Bytes by purpose, and `total`. `teacher` is None when it has no weights of its own."""
-    trained = student.parameters if sizes.rank == 0 else lora_parameters(student, sizes.rank)
+    """Bytes by purpose, and `total`; `training` is trained weights, gradients and optimizer.
+
+    `teacher` is None when it has no weights of its own.
+    """
+    trained = trained_parameters(student, sizes.rank)
     plan = {
-        "student weights": 0 if sizes.rank == 0 else student.parameters * sizes.width,
-        "trained weights and optimizer": trained * ADAM_BYTES,
-        "teacher weights": teacher.parameters * sizes.width if teacher else 0,
-        "key-value cache": kv_tokens * cache_bytes(student, teacher, sizes),
+        "student_weights": 0 if sizes.rank == 0 else student.parameters * sizes.width,
+        "training": trained * ADAM_BYTES,
+        "teacher_weights": teacher.parameters * sizes.width if teacher else 0,
+        "kv_cache": kv_tokens * cache_bytes(student, teacher, sizes),
         "activations": _activations(student, sizes),
     }
     return {**plan, "total": sum(plan.values())}
@@ -82,14 +87,3 @@ def lora_parameters(facts: ModelFacts, rank: int) -> int:
     queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
     attention = 2 * (hidden + queries) + 2 * (hidden + keys)
     return rank * facts.layers * (attention + 3 * (hidden + inner))
-
-
-def available_memory() -> tuple[int, bool]:
-    """Bytes of the first GPU if the driver shows one, else of the machine; and whether it is a GPU."""
-    if shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-        answer = subprocess.run(query, capture_output=True, text=True, check=False)
-        first = answer.stdout.split("\n")[0].strip()
-        if answer.returncode == 0 and first.isdigit():
-            return int(first) * 2**20, True
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), False

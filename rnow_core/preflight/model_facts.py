@@ -1,19 +1,37 @@
-"""What a model folder says about itself, read without torch: sizes, context window, bytes of weights."""
+"""What a model's config.json says about its sizes, read without torch."""
 
 from __future__ import annotations
 
 import json
-import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rnow_core.errors import Finding, FindingsError
 
+DEFAULT_WINDOW = 4096
+"""Context window of a model whose config does not say."""
+
+NAMES = {
+    "vocab_size": ("vocab_size",),
+    "hidden_size": ("hidden_size", "n_embd", "d_model"),
+    "num_hidden_layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "num_attention_heads": ("num_attention_heads", "n_head", "num_heads"),
+    "num_key_value_heads": ("num_key_value_heads",),
+    "head_dim": ("head_dim",),
+    "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim"),
+    "max_position_embeddings": ("max_position_embeddings", "n_positions", "max_seq_len"),
+}
+"""A size -> what families call it in config.json."""
+
+REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers")
+OTHER_TASKS = ("MaskedLM", "Classification", "QuestionAnswering", "RewardModel", "MultipleChoice")
+
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The figures that the plan needs. `parameters` is exact for a local folder, estimated for a hub id."""
+    """The figures that the plan needs. `parameters` is exact where the weights are at hand, else an estimate."""
 
     path: str
     model_type: str
@@ -28,113 +46,76 @@ class ModelFacts:
     parameters: int
 
 
-def read_model_facts(path: str, project_dir: Path, key: str) -> ModelFacts:
-    """Read `config.json` of a folder or a Hugging Face id.
+def read_config(file: Path, path: str, key: str) -> ModelFacts:
+    """The facts in a config.json.
 
     Args:
-        path: as in config.yml; a relative folder is looked up from the project.
-        project_dir: the project's folder.
-        key: the config key that named the model, for messages (`teacher.path`).
+        file: the config.json.
+        path: the model as the user names it, for messages.
+        key: the config key that named it (`teacher.path`).
 
     Raises:
-        FindingsError: RN301 when there is no such folder, or it is not a model; RN302 for a hub id that cannot be
-            fetched.
+        FindingsError: RN301, the file is broken or describes no causal language model.
     """
-    folder = local_folder(path, project_dir)
-    config_file = folder / "config.json" if folder else _from_hub(path, key)
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise _problem(
-            "RN301",
-            key,
-            f"'{path}' is not a model folder: {config_file} cannot be read ({error})",
-            "name a folder written by save_pretrained, or a Hugging Face id",
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _not_a_model(
+            key, f"{file} cannot be read: {error}", "save or download the model again"
         ) from None
-    facts = _facts(path, config.get("text_config", config), key)
-    exact = weight_count(folder) if folder else None
-    return facts if exact is None else ModelFacts(**{**facts.__dict__, "parameters": exact})
+    if not isinstance(config, dict):
+        raise _not_a_model(key, f"{file} holds no JSON object", "save or download the model again")
+    task = _other_task(config)
+    if task:
+        message = f"'{path}' is a model of another kind: {task}"
+        raise _not_a_model(key, message, "name a causal language model (text generation)")
+    text = config.get("text_config")
+    return _facts(path, text if isinstance(text, dict) else config, key)
 
 
-def local_folder(path: str, project_dir: Path) -> Path | None:
-    """The folder that `path` names, or None when it has the form of a hub id.
-
-    Raises:
-        FindingsError: RN301, the path can only be a folder and is not there.
-    """
-    folder = (project_dir / Path(path).expanduser()).resolve()
-    if folder.is_dir():
-        return folder
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise FindingsError(
-            [Finding("RN301", "error", f"model folder '{path}' does not exist", f"looked for {folder}")]
-        )
-    return None
+def _other_task(config: Mapping[str, Any]) -> str | None:
+    """What config.json says the model is, if that cannot generate text token by token."""
+    if config.get("is_encoder_decoder"):
+        return "an encoder-decoder"
+    names = [name for name in config.get("architectures") or () if isinstance(name, str)]
+    return next((name for name in names if name.endswith(OTHER_TASKS)), None)
 
 
-def weight_count(folder: Path) -> int | None:
-    """Number of weights in the folder's safetensors files, from their headers; None when there are none."""
-    total = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            (size,) = struct.unpack("<Q", stream.read(8))
-            header: dict[str, Any] = json.loads(stream.read(size))
-        total += sum(_elements(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return total or None
-
-
-def _elements(shape: list[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
-def _facts(path: str, config: dict[str, Any], key: str) -> ModelFacts:
-    missing = [name for name in ("vocab_size", "hidden_size", "num_hidden_layers") if name not in config]
+def _facts(path: str, config: Mapping[str, Any], key: str) -> ModelFacts:
+    sizes = {name: _size(config, name) for name in NAMES}
+    missing = [name for name in REQUIRED if sizes[name] is None]
     if missing:
-        raise _problem(
-            "RN301",
-            key,
-            f"'{path}' is not a causal language model: config.json lacks {', '.join(missing)}",
-            "name the folder of a text model",
+        message = (
+            f"'{path}' is no causal language model that rnow knows: config.json lacks {', '.join(missing)}"
         )
-    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
-    heads = config.get("num_attention_heads", 1)
-    head_dim = config.get("head_dim") or hidden // heads
-    kv_heads = config.get("num_key_value_heads") or heads
-    intermediate = config.get("intermediate_size") or 4 * hidden
-    embeddings = config["vocab_size"] * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
+        raise _not_a_model(key, message, "name a text model in the format of Hugging Face transformers")
+    hidden, layers, rows = (sizes[name] or 0 for name in ("hidden_size", "num_hidden_layers", "vocab_size"))
+    heads = sizes["num_attention_heads"] or 1
+    head_dim = sizes["head_dim"] or hidden // heads
+    kv_heads = sizes["num_key_value_heads"] or heads
+    intermediate = sizes["intermediate_size"] or 4 * hidden
+    embeddings = rows * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
     per_layer = 2 * hidden * head_dim * (heads + kv_heads) + 3 * hidden * intermediate
     return ModelFacts(
         path=path,
         model_type=str(config.get("model_type", "unknown")),
-        vocab_rows=config["vocab_size"],
+        vocab_rows=rows,
         hidden_size=hidden,
         layers=layers,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
         intermediate_size=intermediate,
-        context_window=int(config.get("max_position_embeddings") or 4096),
+        context_window=sizes["max_position_embeddings"] or DEFAULT_WINDOW,
         parameters=embeddings + layers * per_layer,
     )
 
 
-def _from_hub(path: str, key: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(path, "config.json"))
-    except Exception as error:  # the hub library raises many kinds; each means: not to be had
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise _problem(
-            "RN302",
-            key,
-            f"'{path}' is no folder here and cannot be read from the Hugging Face hub: {reason}",
-            "check the name and the network, log in with `hf auth login` for a gated model, or give a folder",
-        ) from None
+def _size(config: Mapping[str, Any], name: str) -> int | None:
+    """The first positive whole number among the names of a size."""
+    values = (config.get(spelling) for spelling in NAMES[name])
+    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0), None)
 
 
-def _problem(code: str, key: str, message: str, hint: str) -> FindingsError:
-    return FindingsError([Finding(code, "error", message, hint, path=key)])
+def _not_a_model(key: str, message: str, hint: str) -> FindingsError:
+    return FindingsError([Finding("RN301", "error", message, hint, path=key)])

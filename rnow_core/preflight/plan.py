@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rnow_core.config.schema import Config
 from rnow_core.data.batches import PromptBatches
 from rnow_core.errors import Finding
-from rnow_core.preflight.memory import Sizes, available_memory, cache_tokens, memory_plan
+from rnow_core.preflight.machine import available_memory, free_disk
+from rnow_core.preflight.memory import Sizes, cache_tokens, memory_plan, trained_parameters
 from rnow_core.preflight.model_facts import ModelFacts
 from rnow_core.types import Prompt
 
@@ -16,57 +19,86 @@ GIB = 2**30
 CPU_TOKENS, GPU_TOKENS = 8192, 16384
 """Padded tokens of a micro-batch where the config leaves it open (models.microbatch has the reason)."""
 
+SAVED_BYTES = 4 + 8
+"""A trained parameter in a checkpoint: the weight and Adam's two moments, float32."""
 
-def make_plan(
-    config: Config,
-    student: ModelFacts,
-    teacher: ModelFacts | None,
-    prompts: Sequence[Prompt],
-    prompt_tokens: Sequence[int],
-    context_window: int,
-) -> dict[str, Any]:
-    """Rows, steps, tokens and memory of the run as JSON-ready data.
 
-    Args:
-        config: the run's config.
-        student: facts of the student.
-        teacher: facts of the teacher; None for `self` or no teacher.
-        prompts: training rows.
-        prompt_tokens: tokens of each training prompt.
-        context_window: tokens of a whole conversation.
+@dataclass(frozen=True)
+class Known:
+    """What was read of a project: facts of the models, rows, and the tokens of each training prompt.
+
+    `teacher` is None for `self` and for runs without one.
     """
-    batches = PromptBatches(prompts, config.data.batch_size, config.seed)
+
+    student: ModelFacts
+    teacher: ModelFacts | None
+    prompts: Sequence[Prompt]
+    held_out: Sequence[Prompt]
+    prompt_tokens: Sequence[int]
+    context_window: int
+
+
+def make_plan(config: Config, known: Known, project_dir: Path) -> dict[str, Any]:
+    """Rows, steps, tokens, memory and disk of the run as JSON-ready data; `memory` and `disk` are in bytes."""
+    batches = PromptBatches(known.prompts, config.data.batch_size, config.seed)
     steps = batches.total_steps(config.trainer.num_epochs, config.trainer.max_steps)
-    rollouts = min(config.data.batch_size, len(prompts)) * config.data.group_size
-    longest = min(max(prompt_tokens, default=0) + config.rollout.max_tokens, context_window)
-    available, on_gpu = available_memory()
-    sizes = Sizes(
-        rank=config.model.qlora_rank,
-        on_gpu=on_gpu,
-        micro_batch_tokens=max(
-            config.trainer.micro_batch_tokens or (GPU_TOKENS if on_gpu else CPU_TOKENS), longest
-        ),
-        checkpointing=config.trainer.gradient_checkpointing is True
-        or (config.trainer.gradient_checkpointing == "auto" and on_gpu),
-    )
-    kv_tokens = cache_tokens(student, teacher, sizes, available, wanted=rollouts * longest, least=longest)
+    rollouts = min(config.data.batch_size, len(known.prompts)) * config.data.group_size
     return {
-        "rows": len(prompts),
+        "rows": len(known.prompts),
+        "held_out_rows": len(known.held_out),
         "steps": steps,
         "steps_per_epoch": batches.steps_per_epoch,
         "rollouts_per_step": rollouts,
-        "prompt_tokens": {
-            "mean": round(sum(prompt_tokens) / max(1, len(prompt_tokens)), 1),
-            "max": max(prompt_tokens, default=0),
-        },
         "max_tokens_per_step": rollouts * config.rollout.max_tokens,
-        "context_window": context_window,
-        "kv_tokens": kv_tokens,
-        "student_parameters": student.parameters,
-        "teacher_parameters": teacher.parameters if teacher else None,
+        "prompt_tokens": {
+            "mean": round(sum(known.prompt_tokens) / max(1, len(known.prompt_tokens)), 1),
+            "max": max(known.prompt_tokens, default=0),
+        },
+        "context_window": known.context_window,
+        "student_parameters": known.student.parameters,
+        "teacher_parameters": known.teacher.parameters if known.teacher else None,
+        "trained_parameters": trained_parameters(known.student, config.model.qlora_rank),
+        **_memory(config, known, rollouts),
+        **_disk(config, known.student, steps, project_dir),
+    }
+
+
+def longest_conversation(prompt_tokens: Sequence[int], max_tokens: int, context_window: int) -> int:
+    """Tokens of the longest prompt with the longest reply, as far as the window lets it."""
+    return min(max(prompt_tokens, default=0) + max_tokens, context_window)
+
+
+def _memory(config: Config, known: Known, rollouts: int) -> dict[str, Any]:
+    longest = longest_conversation(known.prompt_tokens, config.rollout.max_tokens, known.context_window)
+    available, on_gpu = available_memory()
+    wanted = config.trainer.gradient_checkpointing
+    tokens = config.trainer.micro_batch_tokens or (GPU_TOKENS if on_gpu else CPU_TOKENS)
+    sizes = Sizes(
+        rank=config.model.qlora_rank,
+        on_gpu=on_gpu,
+        micro_batch_tokens=max(tokens, longest),
+        checkpointing=on_gpu if wanted == "auto" else wanted,
+    )
+    kv_tokens = cache_tokens(
+        known.student, known.teacher, sizes, available, wanted=rollouts * longest, least=longest
+    )
+    return {
         "device": "gpu" if on_gpu else "cpu",
+        "kv_tokens": kv_tokens,
+        "memory": memory_plan(known.student, known.teacher, sizes, kv_tokens),
         "memory_available": available,
-        "memory": memory_plan(student, teacher, sizes, kv_tokens),
+    }
+
+
+def _disk(config: Config, student: ModelFacts, steps: int, project_dir: Path) -> dict[str, Any]:
+    every = config.trainer.save_step
+    between = (steps - 1) // every if every > 0 else 0
+    checkpoints = 2 + between
+    one = SAVED_BYTES * trained_parameters(student, config.model.qlora_rank)
+    return {
+        "checkpoints": checkpoints,
+        "disk": {"checkpoint": one, "total": checkpoints * one},
+        "disk_available": free_disk(project_dir / "runs"),
     }
 
 
@@ -76,12 +108,22 @@ def memory_finding(plan: dict[str, Any]) -> list[Finding]:
     if need <= have:
         return []
     largest = max((name for name in plan["memory"] if name != "total"), key=lambda name: plan["memory"][name])
-    return [
-        Finding(
-            "RN410",
-            "warning",
-            f"the run needs about {need / GIB:.1f} GiB, and the {plan['device']} has {have / GIB:.1f} GiB; "
-            f"the largest part is {largest}",
-            "lower trainer.micro_batch_tokens, rollout.max_tokens or data.group_size, or use smaller models",
-        )
-    ]
+    message = (
+        f"the run needs about {need / GIB:.1f} GiB of memory, and the {plan['device']} has {have / GIB:.1f} GiB; "
+        f"the largest part is {largest} ({plan['memory'][largest] / GIB:.1f} GiB)"
+    )
+    hint = "lower trainer.micro_batch_tokens, rollout.max_tokens or data.group_size, or use smaller models"
+    return [Finding("RN410", "warning", message, hint)]
+
+
+def disk_finding(plan: dict[str, Any], project_dir: Path) -> list[Finding]:
+    """RN411 (warning) when the checkpoints will not fit on the disk."""
+    need, have = plan["disk"]["total"], plan["disk_available"]
+    if need <= have:
+        return []
+    message = (
+        f"{plan['checkpoints']} checkpoints of {plan['disk']['checkpoint'] / GIB:.2f} GiB each need "
+        f"{need / GIB:.2f} GiB, and {have / GIB:.2f} GiB are free under {project_dir / 'runs'}"
+    )
+    hint = "free space, or raise trainer.save_step (-1 saves at the end only)"
+    return [Finding("RN411", "warning", message, hint, path="trainer.save_step")]

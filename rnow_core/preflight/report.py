@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rnow_core.config.load import LoadedConfig
 from rnow_core.data.renderer import Renderer
+from rnow_core.env.rewards import RewardInfo
 from rnow_core.errors import Finding, FindingsError
 from rnow_core.types import Prompt
 
@@ -25,11 +26,15 @@ class Project:
     eval_prompts: Sequence[Prompt]
     renderer: Renderer
     context_window: int
+    rewards: Mapping[str, RewardInfo]
 
 
 @dataclass(frozen=True)
 class Report:
-    """All findings, the plan of the run, and the project when nothing is wrong."""
+    """All findings, errors first; the plan of the run; and the project when nothing is wrong.
+
+    A finding's file is relative to the project's folder where it lies inside.
+    """
 
     findings: list[Finding]
     plan: dict[str, Any]
@@ -52,13 +57,17 @@ class Findings:
         """Keep a finding; one that names only a config key gets the key's place in config.yml."""
         self.items.append(self._placed(finding))
 
+    def extend(self, findings: Iterable[Finding]) -> None:
+        """Keep several findings."""
+        for finding in findings:
+            self.add(finding)
+
     def attempt(self, work: Callable[[], T]) -> T | None:
         """The result of `work`, or None after keeping what it had to say against it."""
         try:
             return work()
         except FindingsError as error:
-            for finding in error.findings:
-                self.add(finding)
+            self.extend(error.findings)
             return None
 
     def _placed(self, finding: Finding) -> Finding:
@@ -66,3 +75,18 @@ class Findings:
             return finding
         file, line, col = self.loaded.locate(finding.path)
         return replace(finding, file=file, line=line, col=col)
+
+
+SEVERITIES = ("error", "warning", "info")
+
+
+def presented(findings: Iterable[Finding], project_dir: Path) -> list[Finding]:
+    """Each finding once, errors first, files as paths inside the project."""
+    unique = dict.fromkeys(_inside(finding, project_dir) for finding in findings)
+    return sorted(unique, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _inside(finding: Finding, project_dir: Path) -> Finding:
+    if finding.file is None or not Path(finding.file).is_relative_to(project_dir):
+        return finding
+    return replace(finding, file=Path(finding.file).relative_to(project_dir).as_posix())

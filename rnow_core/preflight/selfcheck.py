@@ -41,7 +41,7 @@ class CheckResult:
     """One self-check: its name, whether it passed, and the figures."""
 
     name: str
-    ok: bool
+    passed: bool
     detail: str
 
 
@@ -64,7 +64,9 @@ async def self_check(
     rollouts = await _sample(prompts, parts)
     requests = [ScoreRequest(r.trajectory.ids_T, r.trajectory.prompt_length) for r in rollouts]
     trained = _flat(await learner(requests))
-    sampled = [mu for rollout in rollouts for mu in rollout.trajectory.mu_T[rollout.trajectory.prompt_length :]]
+    sampled = [
+        mu for rollout in rollouts for mu in rollout.trajectory.mu_T[rollout.trajectory.prompt_length :]
+    ]
     as_teacher = _flat(await student_as_teacher.score(requests))
     results = [
         _mismatch(trained, sampled, tolerances),
@@ -82,7 +84,7 @@ def require(results: Sequence[CheckResult]) -> None:
     Raises:
         RunFailed: naming every failed check with its figures.
     """
-    failed = [f"{result.name}: {result.detail}" for result in results if not result.ok]
+    failed = [f"{result.name}: {result.detail}" for result in results if not result.passed]
     if failed:
         raise RunFailed(
             "self-check before step 1 failed: " + "; ".join(failed),
@@ -92,7 +94,9 @@ def require(results: Sequence[CheckResult]) -> None:
 
 
 async def _sample(prompts: Sequence[Prompt], parts: RolloutParts) -> list[Rollout]:
-    short = replace(parts, params=replace(parts.params, max_tokens=min(CHECK_TOKENS, parts.params.max_tokens)))
+    short = replace(
+        parts, params=replace(parts.params, max_tokens=min(CHECK_TOKENS, parts.params.max_tokens))
+    )
     chosen = prompts[:CHECK_PROMPTS]
     keys = [sample_key(parts.seed, 0, prompt.index, CHECK_OFFSET, 0) for prompt in chosen]
     return list(

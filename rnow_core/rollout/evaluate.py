@@ -37,7 +37,9 @@ def eval_metrics(rollouts: Sequence[ScoredRollout], default_env: str) -> dict[st
     for scored in rollouts:
         by_env.setdefault(scored.rollout.prompt.env or default_env, []).append(scored)
     return {
-        f"eval/{env}/{name}": value for env, group in by_env.items() for name, value in _metrics(group).items()
+        f"eval/{env}/{name}": value
+        for env, group in by_env.items()
+        for name, value in _metrics(group).items()
     }
 
 

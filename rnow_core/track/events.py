@@ -29,7 +29,7 @@ class Event:
     """Something that happened in a run. `time` is in seconds since 1970.
 
     run_started      run, path, total_steps, resumed_from, ...
-    check            one self-check: name, passed, value, limit
+    check            one self-check: name, passed, detail (figures and limits, in words)
     eval             step, metrics
     step             step, total_steps, metrics
     checkpoint       step, path

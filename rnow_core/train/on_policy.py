@@ -67,16 +67,13 @@ async def train_on_policy(run: OnPolicyRun, first_step: int) -> None:
         RunFailed: rollouts, update or the mismatch alarm say that going on makes no sense.
     """
     for step in range(first_step, run.total_steps + 1):
+        stop_if_requested(run, step - 1)
         await train_step(run, step)
         last = step == run.total_steps
         if run.evaluation and (last or _due(step, run.evaluation.every)):
             await evaluate_student(run, run.evaluation, step)
-        if last or run.stop.requested or _due(step, run.save_every):
+        if last or _due(step, run.save_every):
             run.record.save(step, run.learner)
-        if run.stop.requested and not last:
-            raise Interrupted(
-                f"stopped after step {step} of {run.total_steps}", "continue with: rnow run --resume"
-            )
 
 
 async def train_step(run: OnPolicyRun, step: int) -> None:
@@ -90,6 +87,19 @@ async def train_step(run: OnPolicyRun, step: int) -> None:
     metrics = run.record.step(step, collected, batch, update)
     if run.watch_mismatch:
         check_mismatch(step, metrics["mismatch_kl"], run.record.warn)
+
+
+def stop_if_requested(run: OnPolicyRun, step: int) -> None:
+    """Save after `step` and leave, when the user wants to stop.
+
+    Raises:
+        Interrupted: naming the command that goes on.
+    """
+    if run.stop.requested:
+        run.record.save(step, run.learner)
+        raise Interrupted(
+            f"stopped after step {step} of {run.total_steps}", "continue with: rnow run --resume"
+        )
 
 
 async def evaluate_student(run: OnPolicyRun, plan: EvalPlan, step: int) -> None:

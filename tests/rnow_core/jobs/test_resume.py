@@ -18,9 +18,7 @@ RESULTS = ("adapter_model.safetensors", "optimizer.safetensors")
 
 
 def run_in_process(project: Path, name: str, resume: bool = False) -> dict:
-    return train(
-        project, overrides=[], name=name, resume=resume, emit=lambda event: None, stop=StopSignal()
-    )
+    return train(project, overrides=[], name=name, resume=resume, emit=lambda event: None, stop=StopSignal())
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,39 @@
+"""The finding codes of a project's data, models and machine. A code keeps its meaning for ever.
+
+RN201 to RN214 are about single rows and come from rnow_core.data, RN231 and RN232 from rnow_core.env.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CODES: Final = {
+    "RN220": "the chat template refuses a row",
+    "RN221": "a prompt that fills the context window",
+    "RN222": "prompts that leave less room than rollout.max_tokens",
+    "RN223": "held-out rows that are also training rows",
+    "RN224": "a row names a teacher that the config does not have",
+    "RN225": "a row uses something that is not available yet",
+    "RN226": "a prompt with ids that the student has no weights for",
+    "RN227": "too few rows for data.val_split",
+    "RN230": "a row names a reward that rewards.py does not have",
+    "RN233": "a file of the project that this version does not use",
+    "RN301": "not the folder of a causal language model",
+    "RN302": "a model that cannot be read from the Hugging Face hub",
+    "RN303": "a tokenizer or chat template that is missing or broken",
+    "RN304": "weights that are missing or cut off",
+    "RN305": "not the folder of an adapter",
+    "RN306": "a tokenizer with more ids than the student has rows",
+    "RN310": "a teacher with another tokenizer",
+    "RN311": "a teacher with fewer rows than the tokenizer has ids",
+    "RN312": "a teacher with a smaller context window than conversations may take",
+    "RN313": "a teacher whose own chat template begins replies in another way",
+    "RN314": "rollout.reasoning_mode with a chat template that does not know it",
+    "RN315": "a chat template without an end of turn",
+    "RN316": "a teacher that is the student's own folder",
+    "RN320": "a context window beyond what the student was made for",
+    "RN401": "Python packages that the run needs are not installed",
+    "RN410": "more memory than the machine has",
+    "RN411": "more disk than is free",
+}
+"""Code -> what it stands for. RN2xx: data; RN3xx: models; RN4xx: the machine."""
