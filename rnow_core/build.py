@@ -24,6 +24,8 @@ from rnow_core.types import SamplingParams
 
 SELF = "self"
 FIRST_VERSION = "student-000000"
+SLOTS_AT_LEAST = 256
+"""Rows that are decoded at once, as far as the cache has room: evaluations have more of them than small steps."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Fixed:
     micro_batch_tokens: int
     gradient_checkpointing: bool
     kv_tokens: int
+    slots: int
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def choose_fixed(config: Config, kv_tokens: int) -> Fixed:
         micro_batch_tokens=token_budget(config.trainer.micro_batch_tokens, device.type),
         gradient_checkpointing=device.type == "cuda" if wanted == "auto" else wanted,
         kv_tokens=kv_tokens,
+        slots=max(SLOTS_AT_LEAST, config.data.batch_size * config.data.group_size),
     )
 
 
@@ -96,7 +100,13 @@ def build(
     )
     training = RolloutParts(
         renderer=renderer,
-        sampler=HFSampler(student, device, kv_budget_tokens=fixed.kv_tokens, version=FIRST_VERSION),
+        sampler=HFSampler(
+            student,
+            device,
+            version=FIRST_VERSION,
+            max_slots=fixed.slots,
+            kv_budget_tokens=fixed.kv_tokens,
+        ),
         teachers=teachers,
         rewards=None if config.algorithm.skip_verification else rewards,
         params=params,
@@ -212,8 +222,9 @@ def _baseline(
     sampler = HFSampler(
         teacher_lm,
         device,
-        kv_budget_tokens=fixed.kv_tokens,
         version="teacher",
+        max_slots=fixed.slots,
+        kv_budget_tokens=fixed.kv_tokens,
         base_weights=teacher_lm is student,
     )
     return replace(evaluation, sampler=sampler, teachers={})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rnow.display import console
-from rnow.display.findings import render_finding, verdict
+from rnow.display.findings import render_findings, verdict
 from rnow.display.plan import plan_table
 from rnow_core.errors import Finding, FindingsError, UsageError
 
@@ -59,8 +59,8 @@ def _check(directory: Path, overrides: list[str]) -> tuple[list[Finding], dict[s
 
 def _show(findings: list[Finding], plan: dict[str, Any], ok: bool, directory: Path) -> None:
     colour = console.coloured(sys.stdout)
-    for finding in findings:
-        console.out(render_finding(finding, directory, colour))
+    for text in render_findings(findings, directory, colour):
+        console.out(text)
     console.out(console.paint(verdict(findings, ok), "green" if ok else "red", colour))
     for line in plan_table(plan):
         console.out(line)

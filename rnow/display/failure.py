@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rnow.display import console
-from rnow.display.findings import render_finding, verdict
+from rnow.display.findings import render_findings, verdict
 from rnow_core.errors import FindingsError, Interrupted, RnowError
 
 
@@ -31,8 +31,8 @@ def show_error(error: RnowError, as_json: bool, root: Path | None = None) -> int
         return error.exit_code
     colour = console.coloured(sys.stderr)
     if isinstance(error, FindingsError):
-        for finding in error.findings:
-            console.err(render_finding(finding, root or Path.cwd(), colour))
+        for text in render_findings(error.findings, root or Path.cwd(), colour):
+            console.err(text)
         console.err(console.paint(verdict(error.findings, ok=False), "red", colour))
         return error.exit_code
     label, style = ("interrupted:", "yellow") if isinstance(error, Interrupted) else ("error:", "red")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rnow.display.console import paint
@@ -12,6 +12,8 @@ from rnow_core.errors import Finding
 
 COLOURS = {"error": "red", "warning": "yellow", "info": "cyan"}
 SOURCE_WIDTH = 100
+SHOWN_EACH = 20
+"""Ten thousand bad rows are one mistake: nobody reads them all on a terminal."""
 
 
 def render_finding(finding: Finding, root: Path, colour: bool) -> str:
@@ -23,6 +25,18 @@ def render_finding(finding: Finding, root: Path, colour: bool) -> str:
     lines += [f"    {line}" for line in _source(finding, root)]
     lines += [f"    {paint('hint:', 'cyan', colour)} {line}" for line in finding.hint.splitlines()]
     return "\n".join(lines)
+
+
+def render_findings(findings: Iterable[Finding], root: Path, colour: bool) -> Iterator[str]:
+    """Each finding; of those with one code in one file the first SHOWN_EACH, then how many more there are."""
+    groups: dict[tuple[str, str | None], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.code, finding.file), []).append(finding)
+    for (code, file), group in groups.items():
+        yield from (render_finding(finding, root, colour) for finding in group[:SHOWN_EACH])
+        if len(group) > SHOWN_EACH:
+            where = f" in {file}" if file else ""
+            yield f"... and {len(group) - SHOWN_EACH:,} more {code}{where}; all of them with --json"
 
 
 def verdict(findings: Iterable[Finding], ok: bool) -> str:

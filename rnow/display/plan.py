@@ -7,15 +7,20 @@ from typing import Any
 
 from rnow.display.lines import table
 
-GIB = 2**30
+UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+IN_BYTES = ("memory", "disk")
 
 
 def plan_table(plan: Mapping[str, Any]) -> list[str]:
-    """Key and value of everything in the plan; what is named `memory...` is in bytes and shown in GiB."""
-    return table({key: _in_gib(value) if key.startswith("memory") else value for key, value in plan.items()})
+    """Key and value of everything in the plan; what is named `memory...` or `disk...` is in bytes."""
+    return table({key: _size(value) if key.startswith(IN_BYTES) else value for key, value in plan.items()})
 
 
-def _in_gib(value: Any) -> Any:
+def _size(value: Any) -> Any:
+    """`1.50 GiB` for bytes, inside mappings too; in the largest unit that leaves at least 0.1 of it."""
     if isinstance(value, Mapping):
-        return {key: _in_gib(item) for key, item in value.items()}
-    return f"{value / GIB:.2f} GiB" if isinstance(value, int | float) else value
+        return {key: _size(item) for key, item in value.items()}
+    if not isinstance(value, int | float):
+        return value
+    unit, size = next((pair for pair in UNITS if value >= pair[1] / 10), UNITS[-1])
+    return f"{value / size:.2f} {unit}"

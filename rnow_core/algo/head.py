@@ -12,9 +12,9 @@ logits again, for its own gradient.
 
 Precision: the two projections run in the head's dtype (hidden states are cast to it); a half-precision head
 gives float32 logits on CUDA and rounded ones on CPU, where torch offers no wider output. Softmax, logprobs
-and entropy are float32, or float64 for a float64 head. The stored rows have the dtype of the hidden states:
-it is the dtype that their gradient is returned in, and float32 rows for bf16 hidden states would double the
-memory for the same result.
+and entropy are float32, or float64 for a float64 head. The stored rows have the head's dtype: the product
+that makes them is accumulated in float32 and rounded once, and with a bf16 head the gradient of the hidden
+states is bf16 anyway.
 """
 
 from __future__ import annotations
@@ -99,6 +99,12 @@ class _Head:
             logits_CV *= self.scale
         torch.softmax(logits_CV, dim=1, out=p_CV)
 
+    def mean_logit(self, logits_CV: Tensor, p_CV: Tensor) -> Tensor:
+        """Sum of p * z over the vocabulary, without a third buffer. Only a softcap reads the logits again."""
+        if self.softcap is None:
+            return logits_CV.mul_(p_CV).sum(1)
+        return torch.bmm(p_CV[:, None, :], logits_CV[:, :, None])[:, 0, 0]
+
     def surprise_gradient(self, logits_CV: Tensor, p_CV: Tensor, ids_C: Tensor) -> Tensor:
         """d(-logp) / d(scaled logits before the cap), C x V. Overwrites both buffers.
 
@@ -117,10 +123,10 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, ids_N: Tensor, head: _Head
     ) -> tuple[Tensor, Tensor]:
-        rows_NH = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
+        rows_NH = torch.empty_like(hidden_NH, dtype=weight_VH.dtype) if ctx.needs_input_grad[0] else None
         logp_N, entropy_N = _forward(hidden_NH, ids_N, head, rows_NH)
         trainable = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        ctx.head = head
+        ctx.head, ctx.hidden_dtype = head, hidden_NH.dtype
         ctx.save_for_backward(rows_NH, *((hidden_NH, ids_N) if trainable else (None, None)))
         ctx.mark_non_differentiable(entropy_N)
         return logp_N, entropy_N
@@ -129,8 +135,10 @@ class _TokenLogprobs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor, _entropy: Tensor) -> tuple[Tensor | None, ...]:
         rows_NH, hidden_NH, ids_N = ctx.saved_tensors
-        grad_hidden_NH = None if rows_NH is None else rows_NH * grad_N[:, None].to(rows_NH.dtype)
-        grad_weight_VH, grad_bias_V = None, None
+        grad_hidden_NH, grad_weight_VH, grad_bias_V = None, None, None
+        if rows_NH is not None:
+            factor_N = (-ctx.head.scale * grad_N).to(rows_NH.dtype)
+            grad_hidden_NH = (rows_NH * factor_N[:, None]).to(ctx.hidden_dtype)
         if hidden_NH is not None:
             with torch.autocast(hidden_NH.device.type, enabled=False):
                 grad_weight_VH, grad_bias_V = _head_gradient(
@@ -145,18 +153,17 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _forward(hidden_NH: Tensor, ids_N: Tensor, head: _Head, rows_NH: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Logprobs and entropies; fills `rows_NH` with d logp / d h when it is given."""
+    """Logprobs and entropies; fills `rows_NH` with d(-logp) / d h, up to the head's scale, when it is given."""
     logp_N = torch.empty(len(ids_N), dtype=head.dtype, device=hidden_NH.device)
     entropy_N = torch.empty_like(logp_N)
     for part, logits_CV, p_CV in head.chunks(len(ids_N)):
         head.project(hidden_NH[part], logits_CV, p_CV)
         top_C, log_top_C = logits_CV.amax(1), p_CV.amax(1).log()
         logp_N[part] = logits_CV.gather(1, ids_N[part, None])[:, 0] - top_C + log_top_C
-        mean_logit_C = torch.bmm(p_CV[:, None, :], logits_CV[:, :, None])[:, 0, 0]
-        entropy_N[part] = (top_C - mean_logit_C - log_top_C).clamp_(min=0.0)
+        entropy_N[part] = (top_C - head.mean_logit(logits_CV, p_CV) - log_top_C).clamp_(min=0.0)
         if rows_NH is not None:
-            grad_CV = head.surprise_gradient(logits_CV, p_CV, ids_N[part]).to(head.weight_VH.dtype)
-            rows_NH[part] = torch.mm(grad_CV, head.weight_VH).mul_(-head.scale)
+            grad_CV = head.surprise_gradient(logits_CV, p_CV, ids_N[part])
+            torch.mm(grad_CV.to(rows_NH.dtype), head.weight_VH, out=rows_NH[part])
     return logp_N, entropy_N
 
 

@@ -62,6 +62,7 @@ class RewardWorker:
         self._supervisor: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
         self._deaths = 0
+        self._heard = 0.0
         self._killed = False
         self._over: RnowError | None = None
 
@@ -143,6 +144,7 @@ class RewardWorker:
 
     def _handle(self, reply: Mapping[str, Any]) -> None:
         """Take one line of the worker. A call that failed meanwhile is no longer known."""
+        self._heard = asyncio.get_running_loop().time()
         call = self._calls.get(reply["id"])
         if call is None:
             return
@@ -163,12 +165,17 @@ class RewardWorker:
         call.wait(_BUSY_LOOP_GRACE, self._overdue)
 
     def _overdue(self, call: Call) -> None:
-        if call.info.is_async and any(other.blocks for other in self._calls.values()):
+        if call.info.is_async and self._loop_turns():
             call.wait(_ASYNC_GRACE, self._late)
             return
         del self._calls[call.number]
         call.fail(RewardFailure(call.info.name, f"took longer than {call.limit:g} s"))
         self._kill()
+
+    def _loop_turns(self) -> bool:
+        """Whether the worker can still stop an async reward itself, now or after the sync one that is at work."""
+        heard = asyncio.get_running_loop().time() - self._heard < _ASYNC_GRACE
+        return heard or any(call.blocks for call in self._calls.values())
 
     def _kill(self) -> None:
         """End the process and what it started; the supervisor brings the next one."""

@@ -23,6 +23,7 @@ import numbers
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -93,6 +94,7 @@ class _Server:
         self._rewards = rewards
         self._secrets = secrets
         self._send = send
+        self._limits: set[asyncio.Timeout] = set()
 
     async def serve(self, requests: BinaryIO) -> None:
         """Answer requests until there are no more."""
@@ -113,21 +115,33 @@ class _Server:
 
     def _answer(self, request: Mapping[str, Any], function: Callable[..., Any]) -> None:
         self._send({"id": request["id"], "started": True})
+        begun = time.monotonic()
         try:
             outcome = _score(function(self._args(request), request["messages"]))
         except BaseException as error:  # a reward that calls sys.exit() is a failed reward
             outcome = self._problem(error)
         self._send({"id": request["id"], **outcome})
+        self._extend(time.monotonic() - begun)
+
+    def _extend(self, seconds: float) -> None:
+        """Give the time that a sync reward held the loop back to the async ones that had to wait."""
+        if seconds < 0.01:
+            return
+        for limit in self._limits:
+            limit.reschedule((limit.when() or 0.0) + seconds)
 
     async def _answer_async(self, request: Mapping[str, Any], function: Callable[..., Any]) -> None:
         self._send({"id": request["id"], "started": True})
         limit = asyncio.timeout(request["timeout"])
         try:
             async with limit:
+                self._limits.add(limit)
                 outcome = _score(await function(self._args(request), request["messages"]))
         except BaseException as error:  # as above
             late = {"problem": f"took longer than {request['timeout']:g} s"}
             outcome = late if limit.expired() else self._problem(error)
+        finally:
+            self._limits.discard(limit)
         self._send({"id": request["id"], **outcome})
 
     def _args(self, request: Mapping[str, Any]) -> RewardArgs:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from rnow_core.build import Built, Fixed, build, choose_fixed, samples_plainly
 from rnow_core.config.load import LoadedConfig
@@ -16,7 +19,8 @@ from rnow_core.config.schema import Config, resolved
 from rnow_core.config.source import Source
 from rnow_core.data.batches import PromptBatches
 from rnow_core.env.rewards import ProjectRewards
-from rnow_core.errors import FindingsError, RunFailed, UsageError
+from rnow_core.errors import FindingsError, RnowError, RunFailed, UsageError
+from rnow_core.models.seams import Learner
 from rnow_core.preflight.check import check_loaded, check_project
 from rnow_core.preflight.report import Project, Report
 from rnow_core.stop import StopSignal
@@ -67,7 +71,13 @@ def prepare_new(wanted: Wanted) -> Setup:
     folder = RunFolder.create(wanted.project_dir, wanted.name)
     folder.write_config(_stored(project, fixed, plan))
     changes = [asdict(change) for change in project.loaded.changes]
-    return _assemble(wanted, project, fixed, folder, plan["steps"], False, {"changes": changes})
+    try:
+        return _assemble(wanted, project, fixed, folder, plan["steps"], False, {"changes": changes})
+    except BaseException as error:
+        with suppress(RnowError):  # a full disk: the error that is on its way says more
+            folder.write_status("failed", 0, plan["steps"], error=str(error))
+        folder.close()
+        raise
 
 
 def prepare_resumed(wanted: Wanted) -> Setup:
@@ -148,7 +158,7 @@ def _assemble(
         phase=record.clock.phase,
     )
     if checkpoint is not None:
-        built.learner.load(checkpoint.path)
+        _load(built.learner, checkpoint)
     record.rewind(checkpoint)
     return Setup(
         config=config,
@@ -157,6 +167,16 @@ def _assemble(
         rewards=rewards,
         checkpoint=checkpoint,
     )
+
+
+def _load(learner: Learner, checkpoint: Checkpoint) -> None:
+    try:
+        learner.load(checkpoint.path)
+    except (OSError, SafetensorError) as error:
+        raise RunFailed(
+            f"{checkpoint.path} is damaged: {error}",
+            "remove that folder to go on from the checkpoint before it",
+        ) from error
 
 
 def _on_policy_run(

@@ -93,7 +93,7 @@ class CausalLM:
     def hidden(
         self,
         ids_BL: Tensor,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | dict[str, Tensor] | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool = False,

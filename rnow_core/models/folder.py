@@ -60,7 +60,7 @@ def load_model(path: str, dtype: torch.dtype, device: torch.device) -> Any:
     with memory_errors(f"loading {path}", hint), _quiet():
         try:
             model, info = transformers.AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+                path, dtype=dtype, attn_implementation=_attention(path), output_loading_info=True
             )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -71,8 +71,29 @@ def load_model(path: str, dtype: torch.dtype, device: torch.device) -> Any:
 
 def save_model(model: Any, folder: Path) -> None:
     """Write a whole model into an existing folder, readable by transformers."""
-    with _quiet():
+    with _quiet(), _savable_generation_config(model):
         model.save_pretrained(folder)
+
+
+@contextmanager
+def _savable_generation_config(model: Any) -> Iterator[None]:
+    """transformers reads a contradictory generation_config.json, but refuses to write it: then keep its ids only."""
+    found = model.generation_config
+    try:
+        found.validate(strict=True)
+    except ValueError:
+        ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+        model.generation_config = transformers.GenerationConfig(**{name: getattr(found, name) for name in ids})
+    try:
+        yield
+    finally:
+        model.generation_config = found
+
+
+def _attention(path: str) -> str:
+    """`sdpa`, except where the model bends its attention scores (Gemma 2), which torch's kernel leaves out."""
+    config = transformers.AutoConfig.from_pretrained(path).get_text_config()
+    return "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
 
 
 def _load_hint(path: str) -> str:

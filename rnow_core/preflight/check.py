@@ -1,4 +1,4 @@
-"""The checks behind `rnow validate`, and the first thing `rnow run` does. Reads everything, trains nothing, no torch."""
+"""The checks behind `rnow validate`, and the first thing `rnow run` does: reads everything, loads no model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from rnow_core.config.schema import Config
 from rnow_core.data.batches import split
 from rnow_core.data.renderer import Renderer, template_options
 from rnow_core.data.rows import load_prompts
-from rnow_core.env.rewards import RewardInfo, inspect_rewards
+from rnow_core.env.define import RewardInfo
+from rnow_core.env.rewards import inspect_rewards
 from rnow_core.errors import Finding, FindingsError, RnowError
 from rnow_core.preflight.machine import check_packages
 from rnow_core.preflight.model_facts import ModelFacts
@@ -30,14 +31,8 @@ from rnow_core.preflight.rows import (
     unknown_rewards,
     unknown_teachers,
 )
-from rnow_core.preflight.teachers import (
-    check_end_of_turn,
-    check_reasoning_mode,
-    check_template,
-    check_tokenizers,
-    check_vocabulary,
-    check_window,
-)
+from rnow_core.preflight.students import check_end_of_turn, check_ids, check_reasoning_mode, check_window
+from rnow_core.preflight.teachers import check_teacher_window, compare
 from rnow_core.types import Prompt
 
 CONFIG_FILE = "config.yml"
@@ -85,13 +80,13 @@ def check_loaded(project_dir: Path, loaded: LoadedConfig) -> Report:
     student = read_model(config.model.path, project_dir, "model.path", found)
     if config.model.adapter:
         found.extend(check_adapter(config.model.adapter, project_dir))
-    window = _context_window(config, student.facts, found) if student.facts else None
+    window = _context_window(config, student.facts) if student.facts else None
     rows = _read_rows(project_dir, config, found)
     options = template_options(config.rollout.reasoning_mode)
     counted = _count(rows, student.renderer, options, found) if rows and student.renderer else None
     if counted and student.facts and window:
         _check_lengths(config, counted, student.facts, window, found)
-    _check_student_text(student, options, found)
+    _check_student_text(config, student, options, found)
     teacher = _check_teacher(config, project_dir, student, counted, window, found)
     rewards = _check_fields(config, project_dir, rows, found)
     found.extend(check_packages(config))
@@ -107,14 +102,9 @@ def check_loaded(project_dir: Path, loaded: LoadedConfig) -> Report:
     return report if report.ok else Report(report.findings, plan, None)
 
 
-def _context_window(config: Config, student: ModelFacts, found: Findings) -> int:
+def _context_window(config: Config, student: ModelFacts) -> int:
     """The tokens of a conversation: what the config says, at most what the student was made for."""
-    wanted = config.rollout.max_context_window
-    if wanted is not None and wanted > student.context_window:
-        message = f"max_context_window is {wanted}, and the student reads {student.context_window} tokens"
-        hint = f"set it to at most {student.context_window}, or leave it out"
-        found.add(Finding("RN320", "error", message, hint, path="rollout.max_context_window"))
-    return min(wanted or student.context_window, student.context_window)
+    return min(config.rollout.max_context_window or student.context_window, student.context_window)
 
 
 def _read_rows(project_dir: Path, config: Config, found: Findings) -> Rows | None:
@@ -161,16 +151,17 @@ def _check_lengths(
         found.extend(unknown_ids(rows, student.vocab_rows))
 
 
-def _check_student_text(student: ModelFiles, options: Mapping[str, Any], found: Findings) -> None:
-    """The student's tokenizer and template in themselves."""
-    if student.renderer is None:
-        return
-    found.extend(check_end_of_turn(student.renderer))
-    found.extend(check_reasoning_mode(student.renderer, options))
-    if student.facts and student.renderer.vocab_size > student.facts.vocab_rows:
-        message = f"the tokenizer has {student.renderer.vocab_size} ids, and the model weights for {student.facts.vocab_rows}"
-        hint = "rows that use the others are refused; save the model with resized embeddings to use them"
-        found.add(Finding("RN306", "warning", message, hint, path="model.path"))
+def _check_student_text(
+    config: Config, student: ModelFiles, options: Mapping[str, Any], found: Findings
+) -> None:
+    """The student's tokenizer, template and window in themselves."""
+    if student.facts:
+        found.extend(check_window(config.rollout.max_context_window, student.facts))
+    if student.renderer:
+        found.extend(check_end_of_turn(student.renderer))
+        found.extend(check_reasoning_mode(student.renderer, options))
+    if student.renderer and student.facts:
+        found.extend(check_ids(student.renderer, student.facts))
 
 
 def _check_teacher(
@@ -189,35 +180,10 @@ def _check_teacher(
             continue
         files = read_model(teacher.path, project_dir, key, found, need_template=False)
         facts += [files.facts] if files.facts else []
-        _compare(config, student, files, key, found)
+        found.extend(compare(student, files, template_options(config.rollout.reasoning_mode), key))
         if files.facts and counted and window:
-            found.extend(check_window(files.facts, _longest(config, counted, window), key))
+            found.extend(check_teacher_window(files.facts, _longest(config, counted, window), key))
     return facts[0] if facts else None
-
-
-def _compare(config: Config, student: ModelFiles, teacher: ModelFiles, key: str, found: Findings) -> None:
-    """Tokenizer, vocabulary and template of a teacher against the student's."""
-    if student.renderer is None or teacher.renderer is None:
-        return
-    problems = check_tokenizers(student.renderer, teacher.renderer, key)
-    if not problems:
-        if teacher.facts:
-            problems += check_vocabulary(student.renderer, teacher.facts, key)
-        options = template_options(config.rollout.reasoning_mode)
-        problems += check_template(student.renderer, teacher.renderer, options, key)
-    found.extend(problems)
-    if student.facts and teacher.facts and _same_place(student, teacher):
-        message = (
-            "the teacher is the student's own model: nothing to learn at the start, and twice the memory"
-        )
-        hint = "name another teacher; `self` is the student's base weights without a second copy"
-        found.add(Finding("RN316", "warning", message, hint, path=key))
-
-
-def _same_place(student: ModelFiles, teacher: ModelFiles) -> bool:
-    assert student.renderer is not None
-    assert teacher.renderer is not None
-    return student.renderer.source == teacher.renderer.source
 
 
 def _longest(config: Config, counted: Counted, window: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from rnow_core.config.load import LoadedConfig
 from rnow_core.data.renderer import Renderer
-from rnow_core.env.rewards import RewardInfo
+from rnow_core.env.define import RewardInfo
 from rnow_core.errors import Finding, FindingsError
 from rnow_core.types import Prompt
 

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rnow_core.data.renderer import Renderer
-from rnow_core.errors import Finding, RnowError
+from rnow_core.errors import Finding
 from rnow_core.preflight.model_facts import ModelFacts
+from rnow_core.preflight.models import ModelFiles
+from rnow_core.preflight.probe import reply_start
 
-PROBE: Sequence[Mapping[str, Any]] = ({"role": "user", "content": "question"},)
+
+def compare(student: ModelFiles, teacher: ModelFiles, options: Mapping[str, Any], key: str) -> list[Finding]:
+    """Everything about a student and a teacher whose folders can be read; `key` names the teacher's path."""
+    if student.renderer is None or teacher.renderer is None:
+        return []
+    if other := check_tokenizers(student.renderer, teacher.renderer, key):
+        return other
+    found = check_template(student.renderer, teacher.renderer, options, key)
+    if teacher.facts:
+        found += check_vocabulary(student.renderer, teacher.facts, key)
+    if student.renderer.source == teacher.renderer.source:
+        message = (
+            "the teacher is the student's own model: nothing to learn at the start, and twice the memory"
+        )
+        hint = "name another teacher; `self` is the student's base weights without a second copy"
+        found.append(Finding("RN316", "warning", message, hint, path=key))
+    return found
 
 
 def check_tokenizers(student: Renderer, teacher: Renderer, key: str) -> list[Finding]:
@@ -51,7 +68,7 @@ def check_vocabulary(student: Renderer, teacher: ModelFacts, key: str) -> list[F
     ]
 
 
-def check_window(teacher: ModelFacts, longest: int, key: str) -> list[Finding]:
+def check_teacher_window(teacher: ModelFacts, longest: int, key: str) -> list[Finding]:
     """RN312: the longest conversation that may come up does not fit into what the teacher reads."""
     if teacher.context_window >= longest:
         return []
@@ -67,7 +84,7 @@ def check_template(
 
     That is how a thinking model and its variant without thinking differ. A teacher without a template is fine.
     """
-    mine, other = _reply_start(student, options), _reply_start(teacher, options)
+    mine, other = reply_start(student, options), reply_start(teacher, options)
     if mine == other or not mine or not other:
         return []
     message = (
@@ -76,39 +93,3 @@ def check_template(
     )
     hint = "the teacher scores the student's form: check rollout.reasoning_mode, or choose a teacher of that form"
     return [Finding("RN313", "warning", message, hint, path=key)]
-
-
-def check_reasoning_mode(student: Renderer, options: Mapping[str, Any]) -> list[Finding]:
-    """RN314 (warning): the student's template renders the same with and without `rollout.reasoning_mode`."""
-    if not options or _render(student, options) != _render(student, {}):
-        return []
-    message = (
-        f"no effect: the chat template of {os.path.basename(student.source)} does the same in every mode"
-    )
-    hint = "remove it, or choose a model whose template knows enable_thinking or reasoning_effort"
-    return [Finding("RN314", "warning", message, hint, path="rollout.reasoning_mode")]
-
-
-def check_end_of_turn(student: Renderer) -> list[Finding]:
-    """RN315 (warning): nothing tells where a reply ends, so every rollout runs to max_tokens."""
-    if student.stop_ids:
-        return []
-    message = "no token ends a reply: the chat template writes none, and the tokenizer has no eos token"
-    hint = "every reply would run to rollout.max_tokens; use a chat model, or set eos_token in tokenizer_config.json"
-    return [Finding("RN315", "warning", message, hint, path="model.path")]
-
-
-def _render(renderer: Renderer, options: Mapping[str, Any]) -> str | None:
-    try:
-        return renderer.render([dict(message) for message in PROBE], **options)
-    except RnowError:
-        return None
-
-
-def _reply_start(renderer: Renderer, options: Mapping[str, Any]) -> str | None:
-    """What the template writes behind a conversation for the reply to begin; None when it refuses the probe."""
-    whole = _render(renderer, options)
-    if whole is None:
-        return None
-    history = renderer.render([dict(m) for m in PROBE], add_generation_prompt=False, **options)
-    return whole[len(os.path.commonprefix([whole, history])) :]

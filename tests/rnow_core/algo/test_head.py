@@ -117,11 +117,12 @@ def test_hidden_states_of_another_dtype_than_the_head():
     assert leaf.grad.dtype == torch.bfloat16
 
 
-def test_autocast_does_not_lower_the_precision():
+@pytest.mark.parametrize("head", HEADS)
+def test_autocast_does_not_lower_the_precision(head):
     given = draw(8, 20, 40, 16, torch.float32)
-    plain = gradients(ours, *given)
+    plain = gradients(ours, *given, **head)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = gradients(ours, *given)
+        inside = gradients(ours, *given, **head)
     assert all(torch.equal(one, other) for one, other in zip(plain, inside, strict=True))
 
 

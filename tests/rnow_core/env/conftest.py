@@ -1,8 +1,12 @@
+import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from rnow_core.env import define
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def test_head_of_hidden_states_gives_the_models_own_logits(
     kind: str, model_folder: Callable[..., str]
 ) -> None:
     lm = load_frozen(model_folder(kind), device=CPU)
-    plain = transformers.AutoModelForCausalLM.from_pretrained(model_folder(kind), dtype=torch.float32)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(model_folder(kind), attn_implementation="eager")
     with torch.no_grad():
         torch.testing.assert_close(lm.head.logits(lm.hidden(IDS)), plain(IDS).logits, atol=1e-5, rtol=1e-5)
     assert lm.head.logits(lm.hidden(IDS)).std() > 0.1
@@ -234,3 +234,18 @@ def test_what_the_config_says(model_folder: Callable[..., str]) -> None:
     lm = load_frozen(model_folder(vocab=61), device=CPU)
     assert (lm.vocab_rows, lm.context_window, lm.device, lm.dtype) == (61, 256, CPU, torch.float32)
     assert not lm.trainable_parameters()
+
+
+def test_softcapped_attention_is_not_left_out(model_folder, tmp_path):
+    """Gemma 2 bends its attention scores, which torch's fused attention silently skips."""
+    folder = tmp_path / "gemma"
+    shutil.copytree(model_folder("gemma2"), folder)
+    config = json.loads((folder / "config.json").read_text()) | {"attn_logit_softcapping": 0.05}
+    (folder / "config.json").write_text(json.dumps(config))
+    ids = torch.randint(0, 97, (2, 12), generator=torch.Generator().manual_seed(0))
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    lm = load_frozen(str(folder), device=torch.device("cpu"))
+    with torch.no_grad():
+        got = lm.head.logits(lm.hidden(ids))
+        torch.testing.assert_close(got, load(folder, attn_implementation="eager")(ids).logits)
+        assert not torch.allclose(got, load(folder, attn_implementation="sdpa")(ids).logits, atol=1e-4)
