@@ -136,7 +136,7 @@ def _load_student(config: Config, fixed: Fixed, project_dir: Path) -> CausalLM:
         target_modules=model.target_modules,
         dtype=model.dtype,
         device=device_named(fixed.device),
-        adapter=project_dir / model.adapter if model.adapter else None,
+        adapter=project_dir / Path(model.adapter).expanduser() if model.adapter else None,
         gradient_checkpointing=fixed.gradient_checkpointing,
         seed=config.seed,
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rnow_core.algo.groups import group_advantages
 from rnow_core.errors import RunFailed
 from rnow_core.rollout.parts import RolloutParts
 from rnow_core.types import Rollout, ScoredRollout, ScoreRequest
@@ -57,17 +57,16 @@ def with_task_advantages(rollouts: Sequence[ScoredRollout]) -> list[ScoredRollou
 
     A survivor that is alone in its group gets 0, and so does a rollout without a reward.
     """
-    groups: dict[int, list[float]] = {}
-    for scored in rollouts:
+    groups: dict[int, list[int]] = {}
+    for index, scored in enumerate(rollouts):
         if scored.reward is not None:
-            groups.setdefault(scored.rollout.prompt.index, []).append(scored.reward)
-    means = {index: math.fsum(rewards) / len(rewards) for index, rewards in groups.items()}
-    return [
-        scored
-        if scored.reward is None
-        else replace(scored, task_advantage=scored.reward - means[scored.rollout.prompt.index])
-        for scored in rollouts
-    ]
+            groups.setdefault(scored.rollout.prompt.index, []).append(index)
+    result = list(rollouts)
+    for members in groups.values():
+        rewards = [rollouts[index].reward or 0.0 for index in members]
+        for index, advantage in zip(members, group_advantages(rewards), strict=True):
+            result[index] = replace(rollouts[index], task_advantage=advantage)
+    return result
 
 
 def teacher_request(rollout: Rollout) -> ScoreRequest:

@@ -1,6 +1,7 @@
 """What `validate` says of the machine, and what the plan says of the run."""
 
 import json
+import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -135,3 +136,10 @@ def test_files_are_named_from_the_project(project, monkeypatch):
     assert files() == ["config.yml"]
     (project.folder / "config.yml").write_text("dataset_type: distil\n")
     assert set(files()) == {"config.yml"}
+
+
+def test_every_code_in_the_sources_is_listed_and_the_other_way_round():
+    sources = "".join(
+        path.read_text() for path in Path(machine.__file__).parent.glob("*.py") if path.name != "codes.py"
+    )
+    assert set(re.findall(r"\"(RN[234]\d\d)\"", sources)) == CODES.keys()
