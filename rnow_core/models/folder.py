@@ -77,13 +77,15 @@ def save_model(model: Any, folder: Path) -> None:
 
 @contextmanager
 def _savable_generation_config(model: Any) -> Iterator[None]:
-    """transformers reads a contradictory generation_config.json, but refuses to write it: then keep its ids only."""
+    """Transformers reads a contradictory generation_config.json, but refuses to write it: then keep its ids only."""
     found = model.generation_config
     try:
         found.validate(strict=True)
     except ValueError:
         ids = ("bos_token_id", "eos_token_id", "pad_token_id")
-        model.generation_config = transformers.GenerationConfig(**{name: getattr(found, name) for name in ids})
+        model.generation_config = transformers.GenerationConfig(
+            **{name: getattr(found, name) for name in ids}
+        )
     try:
         yield
     finally:

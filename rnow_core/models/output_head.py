@@ -81,6 +81,11 @@ def prove_head(
 ) -> None:
     """Raise RnowError when the head's logits are not the model's own, relative to the largest."""
     expected = expected_BLV.float()
+    if not torch.isfinite(expected).all():
+        raise RnowError(
+            f"{name}: the model's logits are not finite numbers on a short probe",
+            "its weights hold NaN or infinity, or overflow in this dtype: check the folder, or try another dtype",
+        )
     gap = (expected - got_BLV.float()).abs().max().item()
     size = max(1.0, expected.abs().max().item())
     tolerance = TOLERANCE_FLOAT32 if dtype == torch.float32 else TOLERANCE_HALF

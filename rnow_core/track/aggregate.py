@@ -130,7 +130,9 @@ def _trained_tokens(scored: Sequence[ScoredRollout], batch: Batch, update: Updat
         row_N=row_T[mask_T],
         turn_N=_turns(scored, mask_T),
         mu_N=np.asarray(batch.mu, dtype=np.float64)[mask_T],
-        teacher_N=np.asarray(batch.teacher, dtype=np.float64)[mask_T] if len(batch.teacher) else np.zeros(count),
+        teacher_N=np.asarray(batch.teacher, dtype=np.float64)[mask_T]
+        if len(batch.teacher)
+        else np.zeros(count),
         old_N=_column(update, "old", count),
         advantage_N=_column(update, "advantage", count),
         clipped_N=_column(update, "clipped", count),

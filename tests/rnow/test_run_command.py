@@ -103,7 +103,9 @@ def test_a_reader_that_goes_away_does_not_end_the_run(scripted, tmp_path):
 
 def test_without_the_training_packages_the_fix_is_named(rnow, monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr("rnow.commands.run.find_spec", lambda name: None if name == "torch" else find(name))
+    monkeypatch.setattr(
+        "rnow_core.models.extras.find_spec", lambda name: None if name == "torch" else find(name)
+    )
     done = rnow("run")
     assert done.code == 3
     assert "torch" in done.err

@@ -16,9 +16,28 @@ from rnow_core.jobs.train import train
 from rnow_core.stop import StopSignal
 from rnow_core.track.metrics import read_metrics
 
-METRICS = """teacher_kl teacher_kl/dataset_0 loss/policy reward/mean reward/short advantage/mean advantage/std entropy
-mismatch_kl clip_fraction truncated_fraction tokens/completion tokens/per_second time/rollout time/score time/train
-time/step memory/peak grad_norm learning_rate""".split()
+METRICS = [
+    "teacher_kl",
+    "teacher_kl/dataset_0",
+    "loss/policy",
+    "reward/mean",
+    "reward/short",
+    "advantage/mean",
+    "advantage/std",
+    "entropy",
+    "mismatch_kl",
+    "clip_fraction",
+    "truncated_fraction",
+    "tokens/completion",
+    "tokens/per_second",
+    "time/rollout",
+    "time/score",
+    "time/train",
+    "time/step",
+    "memory/peak",
+    "grad_norm",
+    "learning_rate",
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +71,15 @@ def last_checkpoint(folder: Path) -> Path:
 def test_run_folder_is_complete(finished):
     folder, summary, _ = finished
     names = {path.name for path in folder.iterdir()}
-    assert names >= {"config.json", "status.json", "metrics.jsonl", "rollouts", "checkpoints", "summary.json", "logs"}
+    assert names >= {
+        "config.json",
+        "status.json",
+        "metrics.jsonl",
+        "rollouts",
+        "checkpoints",
+        "summary.json",
+        "logs",
+    }
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     assert json.loads((folder / "summary.json").read_text()).items() >= summary.items()
     assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == [f"step_{i:06d}" for i in range(4)]

@@ -32,7 +32,9 @@ class LengthReward:
 
 def prompts(n, **extra):
     return [
-        Prompt(i, ({"role": "user", "content": f"{i}+1=?"},), "train.jsonl", i + 1, rewards=("length",), **extra)
+        Prompt(
+            i, ({"role": "user", "content": f"{i}+1=?"},), "train.jsonl", i + 1, rewards=("length",), **extra
+        )
         for i in range(n)
     ]
 
@@ -126,7 +128,9 @@ def test_metrics_by_environment(parts):
 def test_context_window_ends_a_reply(parts):
     prompt = prompts(1)[0]
     length = len(parts.renderer.prompt_ids(prompt.messages))
-    narrow = replace(parts, context_window=length + 3, params=replace(parts.params, max_tokens=50, stop_ids=()))
+    narrow = replace(
+        parts, context_window=length + 3, params=replace(parts.params, max_tokens=50, stop_ids=())
+    )
     rollout = run(collect([prompt], 1, 1, narrow)).rollouts[0].rollout
     assert rollout.stop_reason == "context"
     assert rollout.truncated
