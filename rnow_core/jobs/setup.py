@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from rnow_core.config.source import Source
 from rnow_core.data.batches import PromptBatches
 from rnow_core.env.rewards import ProjectRewards
 from rnow_core.errors import FindingsError, RnowError, RunFailed, UsageError
+from rnow_core.jobs.stored import require_same_data, stored_run
 from rnow_core.models.seams import Learner
 from rnow_core.preflight.check import check_loaded, check_project
 from rnow_core.preflight.report import Project, Report
@@ -33,8 +31,6 @@ from rnow_core.track.sinks import Sink
 from rnow_core.track.wandb_sink import open_wandb
 from rnow_core.train.on_policy import EvalPlan, OnPolicyRun
 from rnow_core.train.record import RunRecord
-
-PACKAGES = ("rnow-distill", "torch", "transformers", "peft", "tokenizers")
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ def prepare_new(wanted: Wanted) -> Setup:
     project, plan = _require(check_project(wanted.project_dir, wanted.overrides), wanted.emit)
     fixed = choose_fixed(project.loaded.config, plan["kv_tokens"])
     folder = RunFolder.create(wanted.project_dir, wanted.name)
-    folder.write_config(_stored(project, fixed, plan))
+    folder.write_config(stored_run(project, fixed, plan["steps"]))
     changes = [asdict(change) for change in project.loaded.changes]
     try:
         return _assemble(wanted, project, fixed, folder, plan["steps"], False, {"changes": changes})
@@ -111,7 +107,7 @@ def _resume(wanted: Wanted, folder: RunFolder) -> Setup:
         Source(str(folder.config_file), stored["config"], {}),
     )
     project, _ = _require(check_loaded(wanted.project_dir, loaded), wanted.emit)
-    _require_same_data(stored["data"], _data_hashes(project))
+    require_same_data(stored["data"], project)
     return _assemble(
         wanted, project, Fixed(**stored["fixed"]), folder, stored["total_steps"], True, {"changes": []}
     )
@@ -230,33 +226,3 @@ def _record(config: Config, project: Project, folder: RunFolder, total_steps: in
 def _sinks(config: Config, folder: RunFolder, emit: Emit) -> tuple[Sink, ...]:
     project, name = config.logging.wandb_project, config.logging.wandb_name
     return (open_wandb(folder, project, name, resolved(config), emit),) if project else ()
-
-
-def _stored(project: Project, fixed: Fixed, plan: dict[str, Any]) -> dict[str, Any]:
-    """What config.json holds: everything that a resumed run must share with the one that was started."""
-    return {
-        "config": resolved(project.loaded.config),
-        "fixed": asdict(fixed),
-        "total_steps": plan["steps"],
-        "data": _data_hashes(project),
-        "versions": {"python": platform.python_version(), **_versions()},
-    }
-
-
-def _versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in PACKAGES}
-
-
-def _data_hashes(project: Project) -> dict[str, str]:
-    config = project.loaded.config
-    names = [*config.data.train_file, *config.eval_files]
-    return {name: hashlib.sha256((project.folder / name).read_bytes()).hexdigest() for name in names}
-
-
-def _require_same_data(stored: dict[str, str], now: dict[str, str]) -> None:
-    changed = sorted(name for name, digest in stored.items() if now.get(name) != digest)
-    if changed:
-        raise RunFailed(
-            f"{', '.join(changed)} changed since this run began, so it cannot go on where it stopped",
-            "restore the file, or start a new run",
-        )
