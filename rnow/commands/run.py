@@ -35,6 +35,7 @@ def run(request: RunRequest, as_json: bool) -> int:
     """Train and show every event. Errors are shown here, where the display and the run's folder are known."""
     validate.check_arguments(request.directory, request.overrides)
     require_training_packages()
+    load_env_file(request.directory)
     display = choose_display(as_json)
     watched = _Watched(display)
     try:
@@ -78,3 +79,12 @@ def _train(request: RunRequest, watched: _Watched) -> None:
             emit=watched.emit,
             stop=stop,
         )
+
+
+def load_env_file(directory: Path) -> None:
+    """Add the project's `.env` to the environment; what is set already stays. Nothing of it is passed on by itself:
+    the worker that runs the project's code gets only the secrets that the config names.
+    """
+    from dotenv import load_dotenv
+
+    load_dotenv(directory / ".env", override=False)
