@@ -62,13 +62,16 @@ class Built:
         self.device.close()
 
 
-def choose_fixed(config: Config, kv_tokens: int) -> Fixed:
-    """The sizes of a new run on this machine; `kv_tokens` is what the plan gives the sampler's cache."""
+def choose_fixed(config: Config, kv_tokens: int, parameters: int) -> Fixed:
+    """The sizes of a new run on this machine.
+
+    `kv_tokens` is what the plan gives the sampler's cache, `parameters` the size of the larger model.
+    """
     device = pick_device()
     wanted = config.trainer.gradient_checkpointing
     return Fixed(
         device=str(device),
-        threads=cpu_threads(),
+        threads=cpu_threads(parameters),
         micro_batch_tokens=token_budget(config.trainer.micro_batch_tokens, device.type),
         gradient_checkpointing=device.type == "cuda" if wanted == "auto" else wanted,
         kv_tokens=kv_tokens,

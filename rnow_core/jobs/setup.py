@@ -63,7 +63,8 @@ def prepare_new(wanted: Wanted) -> Setup:
         WouldOverwrite: a run of this name exists.
     """
     project, plan = _require(check_project(wanted.project_dir, wanted.overrides), wanted.emit)
-    fixed = choose_fixed(project.loaded.config, plan["kv_tokens"])
+    larger = max(plan["student_parameters"], plan["teacher_parameters"] or 0)
+    fixed = choose_fixed(project.loaded.config, plan["kv_tokens"], larger)
     folder = RunFolder.create(wanted.project_dir, wanted.name)
     folder.write_config(stored_run(project, fixed, plan["steps"]))
     changes = [asdict(change) for change in project.loaded.changes]

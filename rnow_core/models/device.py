@@ -18,6 +18,8 @@ import torch
 
 from rnow_core.errors import RunFailed
 
+TINY_MODEL = 5_000_000
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -37,9 +39,14 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def cpu_threads() -> int:
-    """Cores that torch uses for one CPU operation by default."""
-    return torch.get_num_threads()
+def cpu_threads(parameters: int) -> int:
+    """Cores for one CPU operation on a model of so many parameters: one for a tiny model, else torch's default.
+
+    Threads meet at the end of every operation. In a tiny model that is every few microseconds: a second thread wins
+    a third at best, and when something else wants a core as well, each meeting waits for the scheduler and a step
+    takes a hundred times as long.
+    """
+    return 1 if parameters < TINY_MODEL else torch.get_num_threads()
 
 
 @contextmanager
