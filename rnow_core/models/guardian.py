@@ -6,8 +6,9 @@ The command runs in a session of its own (a Ctrl-C at the terminal is the run's 
 process id is written to stdout as one line. The guardian ends everything, and removes FOLDER, when its stdin closes
 or its parent is gone, which also happens when the parent was killed with SIGKILL; when the command ends by itself,
 what it left running is ended too. Ending means SIGTERM to the command (to its children once it is gone),
-GRACE_SECONDS, then SIGKILL to all. On Linux the guardian adopts
-orphans below it, so that children which changed their process group are found as well.
+GRACE_SECONDS, then SIGKILL to all. On Linux the guardian adopts orphans below it, so that children which changed
+their process group are found as well. Should the guardian itself be killed (`pkill -9 -f rnow` matches it and its
+parent), a shell that waits for just that kills the command's process group.
 
 It exits as the command did (128 + signal number for a signal). Standard library only.
 """
@@ -29,21 +30,14 @@ from pathlib import Path
 POLL_SECONDS = 0.2
 KILL_SECONDS = 10.0
 _HAS_PROC = Path("/proc/self/stat").exists()
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_CHILD_SUBREAPER = 36
+# `read` returns when the guardian, the only holder of the pipe's other end, is gone.
+_SECOND_GUARDIAN = 'read -r line; kill -KILL -- "-$1"'
 
 
-# Loaded here because the child may not load a library between fork and exec.
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def _prctl(option: int, value: int) -> None:
-    if _LIBC is not None:
-        _LIBC.prctl(option, value, 0, 0, 0)
-
-
-def _die_with_guardian() -> None:
-    """Runs in the child: a guardian killed with SIGKILL takes the command with it."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _adopt_orphans() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def parents() -> dict[int, int]:
@@ -75,15 +69,18 @@ class Guardian:
     def __init__(self, command: list[str], *, parent: int, grace: float) -> None:
         self._parent, self._grace = parent, grace
         self._stop_asked = False
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        _adopt_orphans()
         self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr,
-            start_new_session=True,
-            preexec_fn=_die_with_guardian,
+            command, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
         )
         self.pid = self._process.pid
+        self._second = subprocess.Popen(
+            ["sh", "-c", _SECOND_GUARDIAN, "sh", str(self.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         self._status: int | None = None
 
     def ask_to_stop(self, *_signal: object) -> None:
@@ -111,6 +108,8 @@ class Guardian:
             self._signal_all(signal.SIGTERM)
         self._wait(lambda: not self._left(), self._grace)
         self._wait(self._kill_left, KILL_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._second.pid, signal.SIGKILL)
         if self._status is None:
             return 128 + signal.SIGKILL
         code = os.waitstatus_to_exitcode(self._status)
@@ -131,15 +130,18 @@ class Guardian:
     def _left(self) -> bool:
         self._reap()
         if _HAS_PROC:
-            return bool(descendants(os.getpid()))
+            return bool(self._below())
         try:
             os.killpg(self.pid, 0)
         except (ProcessLookupError, PermissionError):
             return False
         return True
 
+    def _below(self) -> set[int]:
+        return descendants(os.getpid()) - {self._second.pid}
+
     def _signal_all(self, number: signal.Signals) -> None:
-        for pid in descendants(os.getpid()):
+        for pid in self._below():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -131,13 +131,14 @@ def test_a_killed_command_is_reported_with_its_signal(tmp_path):
     asyncio.run(process.stop())
 
 
-def test_a_killed_guardian_leaves_nothing_after_stop(tmp_path):
+def test_a_killed_guardian_leaves_nothing(tmp_path):
     process = guard(["sh", "-c", "sleep 600 & sleep 600"], tmp_path)
     below = until(lambda: len(found := descendants(process.pid)) == 2 and found)
     os.kill(parents()[process.pid], signal.SIGKILL)
-    assert until(lambda: not process.alive)
-    asyncio.run(process.stop())
     assert until(lambda: not any(map(running, below | {process.pid})))
+    assert not process.alive
+    asyncio.run(process.stop())
+    assert not (tmp_path / "sockets").exists()
 
 
 def test_ctrl_c_does_not_reach_the_command(tmp_path):

@@ -110,6 +110,8 @@ def test_a_killed_engine_and_a_killed_server_are_restarted_up_to_the_limit(vllm_
         await server.start(quiet)
         first = family(server.pid)
         os.kill(engine_core(first), signal.SIGKILL)
+        while get(server.socket, "/health")[0] == 200:  # the server needs a moment to notice
+            await asyncio.sleep(0.05)
         # All who failed at the same moment ask; one restarts it.
         assert sorted(await asyncio.gather(server.ensure(), server.ensure())) == [False, True]
         assert server.starts == 2

@@ -37,7 +37,7 @@ def assemble(folder, *overrides):
     project, config = report.project, report.project.loaded.config
     return project, build(
         config,
-        choose_fixed(config, report.plan["kv_tokens"]),
+        choose_fixed(config, report.plan["kv_tokens"], report.plan["student_parameters"]),
         project_dir=folder,
         renderer=project.renderer,
         context_window=project.context_window,
