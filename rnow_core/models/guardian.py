@@ -32,7 +32,7 @@ KILL_SECONDS = 10.0
 _HAS_PROC = Path("/proc/self/stat").exists()
 _PR_SET_CHILD_SUBREAPER = 36
 # `read` returns when the guardian, the only holder of the pipe's other end, is gone.
-_SECOND_GUARDIAN = 'read -r line; kill -KILL -- "-$1"'
+_SECOND_GUARDIAN = 'read -r line; kill -s KILL -- "-$1"'
 
 
 def _adopt_orphans() -> None:
