@@ -8,13 +8,18 @@ from pathlib import Path
 from rnow_core.models.vllm_command import ServerSpec
 
 TAIL_BYTES = 65536
-TAIL_LINES = 20
+TAIL_LINES = 16
+EXCEPTION_LINES = 4
+
+_EXCEPTION = re.compile(r"\b\w*(Error|Exception): ")
+# What native libraries print on every exit, long enough to hide what happened.
+_NOISE = re.compile(r"nanobind| - leaked |skipped remainder|resource_tracker|^\s*warnings\.warn\(")
 
 # vLLM's words for common causes -> what to do; the first that is found counts.
 _CAUSES = (
     (
         r"unrecognized arguments: (.+)",
-        "this vLLM does not know {0}: install a newer one (tested: 0.25 to 0.32)",
+        "this vLLM does not know {0}: install a newer one, 0.32 has it",
     ),
     (
         r"Free memory on device .* is less than desired",
@@ -45,19 +50,22 @@ _CAUSES = (
 
 
 def tail(log_file: Path, start: int = 0) -> str:
-    """The last lines of the log behind byte `start`; an empty string when there is no log."""
+    """The end of the log behind byte `start`, without blank lines and noise; empty when there is no log."""
     try:
         with log_file.open("rb") as log:
             log.seek(max(start, log.seek(0, 2) - TAIL_BYTES))
             text = log.read().decode(errors="replace")
     except OSError:
         return ""
-    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip() and not _NOISE.search(line))
 
 
 def last_lines(text: str, count: int = TAIL_LINES) -> str:
-    """The last `count` lines, indented."""
-    return "\n".join(f"    {line[:300]}" for line in text.splitlines()[-count:])
+    """The last `count` lines, indented, behind the last exceptions that stand further up."""
+    lines = text.splitlines()
+    earlier = [line for line in lines[:-count] if _EXCEPTION.search(line)][-EXCEPTION_LINES:]
+    shown = [*earlier, "...", *lines[-count:]] if earlier else lines[-count:]
+    return "\n".join(f"    {line[:300]}" for line in shown)
 
 
 def hint(text: str, spec: ServerSpec) -> str:

@@ -22,7 +22,6 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 from vllm_fixtures import (  # noqa: F401
     pytest_collection_modifyitems,
-    pytest_configure,
     vllm_servers,
     vllm_student,
     vllm_teacher,

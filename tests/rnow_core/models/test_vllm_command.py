@@ -176,6 +176,21 @@ def test_tail_starts_behind_the_last_start_and_is_bounded(tmp_path):
     assert tail(tmp_path / "absent") == ""
 
 
+def test_an_exception_further_up_is_shown_and_the_noise_of_the_exit_is_not(tmp_path):
+    log = tmp_path / "log"
+    log.write_text(
+        "(EngineCore pid=7) RuntimeError: the cause\n"
+        + "shutting down\n" * 3
+        + "nanobind: leaked 3 functions!\n - leaked function\n"
+    )
+    assert last_lines(tail(log), 2).split("\n") == [
+        "    (EngineCore pid=7) RuntimeError: the cause",
+        "    ...",
+        "    shutting down",
+        "    shutting down",
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "advice"),
     [

@@ -45,10 +45,6 @@ def quiet(elapsed: float, text: str) -> None:
     """A progress callback for tests that do not look at it."""
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "vllm: needs vLLM (its CPU build is enough)")
-
-
 def pytest_collection_modifyitems(config, items):
     if not HAS_VLLM:
         for item in items:
