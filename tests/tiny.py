@@ -57,7 +57,7 @@ def make_model(
         num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
-        head_dim=16,
+        head_dim=32,  # the smallest that vLLM takes on a CPU
         max_position_embeddings=128,
         tie_word_embeddings=True,
         eos_token_id=2,

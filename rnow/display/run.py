@@ -117,6 +117,11 @@ def describe_warning(event: Event) -> str:
     return f"warning: {event.fields['message']}" + (f"\n  hint: {hint}" if hint else "")
 
 
+def describe_progress(event: Event) -> str:
+    """What is being waited for."""
+    return str(event.fields["message"])
+
+
 def describe_checkpoint(event: Event) -> str:
     """Where the checkpoint is."""
     return f"checkpoint at step {event.fields['step']}: {console.relative(Path(event.fields['path']))}"
@@ -139,4 +144,5 @@ NOTES: dict[str, Callable[[Event], str]] = {
     "check": describe_check,
     "warning": describe_warning,
     "checkpoint": describe_checkpoint,
+    "progress": describe_progress,
 }

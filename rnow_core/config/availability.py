@@ -36,7 +36,6 @@ MISSING: tuple[tuple[str, Uses, str], ...] = (
     ("stages", _on, "run one config after the other"),
     ("model.quantization", _set, "leave it out: the base is loaded in bfloat16 or float32"),
     ("teacher", lambda teachers: len(teachers) > 1, "name one teacher"),
-    ("teacher.url", _set, "leave it out: the teacher is loaded from teacher.path"),
     ("teacher.context", _set, "leave it out"),
     ("teacher.context_file", _set, "leave it out"),
     ("teacher.template", _is("own"), "leave it out: the teacher reads the student's template"),
@@ -44,8 +43,6 @@ MISSING: tuple[tuple[str, Uses, str], ...] = (
     ("teacher.ema", _set, "leave it out"),
     ("teacher.quantization", _set, "leave it out"),
     ("algorithm.signal", _other_than("sampled"), "use sampled"),
-    ("rollout.engine", _is("vllm"), "use auto or hf"),
-    ("rollout.url", _set, "leave it out: rollouts are sampled in the process"),
     ("rollout.max_turns", lambda turns: turns is not None and turns > 1, "set max_turns: 1"),
     ("rollout.termination_policy", _other_than("last_tool"), "leave it out: replies are single turns"),
     ("rollout.tool_timeout", _other_than(60.0), "leave it out: there are no tools"),
@@ -67,6 +64,22 @@ MISSING_SECTIONS = {
 """Sections of which no key has an engine part."""
 
 
+def _combinations(config: Config) -> list[Problem]:
+    """Features that exist, but not together."""
+    urls: list[KeyPath] = [("teacher", i, "url") for i, teacher in enumerate(config.teacher) if teacher.url]
+    urls += [("rollout", "url")] if config.rollout.url else []
+    problems = []
+    if config.rollout.engine == "hf":
+        message = "not available yet: a server elsewhere together with `engine: hf`"
+        problems = [Problem("RN140", url, message, "leave rollout.engine out") for url in urls]
+    elif config.model.qlora_rank == 0 and (urls or config.rollout.engine == "vllm"):
+        message = "not available yet: full fine-tuning (`qlora_rank: 0`) with vLLM"
+        problems = [
+            Problem("RN140", ("model", "qlora_rank"), message, "train an adapter, or set rollout.engine: hf")
+        ]
+    return problems
+
+
 def unavailable(config: Config) -> list[Problem]:
     """One error for each configured feature without an engine part."""
     problems = [
@@ -75,6 +88,7 @@ def unavailable(config: Config) -> list[Problem]:
         for path, value in _values(config, tuple(dotted_path.split(".")))
         if uses(value)
     ]
+    problems += _combinations(config)
     for section, instead in MISSING_SECTIONS.items():
         chosen, plain = getattr(config, section), type(getattr(config, section))()
         keys = [key for key in type(chosen).model_fields if getattr(chosen, key) != getattr(plain, key)]

@@ -10,7 +10,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from rnow_core.build import Built, Fixed, build, choose_fixed, samples_plainly
+from rnow_core.build.assemble import Built, build
+from rnow_core.build.fixed import Fixed, choose_fixed, samples_plainly
 from rnow_core.config.load import LoadedConfig
 from rnow_core.config.schema import Config, resolved
 from rnow_core.config.source import Source
@@ -148,6 +149,7 @@ def _assemble(
         config,
         fixed,
         project_dir=project.folder,
+        run_dir=folder.path,
         renderer=project.renderer,
         context_window=project.context_window,
         rewards=rewards,
@@ -202,7 +204,7 @@ def _on_policy_run(
         parts=built.training,
         learner=built.learner,
         device=built.device,
-        adapters=None,
+        adapters=built.engine.adapters,
         evaluation=evaluation,
         record=record,
         stop=wanted.stop,

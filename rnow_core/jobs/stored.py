@@ -9,7 +9,7 @@ from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
-from rnow_core.build import Fixed
+from rnow_core.build.fixed import Fixed
 from rnow_core.config.schema import resolved
 from rnow_core.errors import RunFailed
 from rnow_core.preflight.report import Project

@@ -10,14 +10,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rnow_core.build.engine import Progress
 from rnow_core.errors import Interrupted, RnowError
 from rnow_core.jobs.setup import Setup, Wanted, prepare_new, prepare_resumed
 from rnow_core.jobs.summary import summarise
-from rnow_core.preflight.selfcheck import BFLOAT16, FLOAT32, require, self_check
+from rnow_core.preflight.selfcheck import require, self_check, tolerances
 from rnow_core.stop import StopSignal
 from rnow_core.track.events import Emit, Event
 from rnow_core.track.summary import write_summary
 from rnow_core.train.on_policy import evaluate_baseline, evaluate_student, stop_if_requested, train_on_policy
+
+TELL_EVERY = 10.0
 
 
 def train(
@@ -80,6 +83,7 @@ async def _run(setup: Setup, started: float) -> dict[str, Any]:
 async def _start(setup: Setup) -> int:
     """Prove the parts, write checkpoint 0, measure before; the first step to train."""
     run, step = setup.run, setup.checkpoint.step if setup.checkpoint else 0
+    await setup.built.engine.start(run.learner, _tell(run.record.emit))
     await _prove(setup)
     run.record.folder.write_status("running", step, run.total_steps)
     if setup.checkpoint is None:
@@ -98,13 +102,27 @@ async def _prove(setup: Setup) -> None:
         run.prompts.batch(1),
         run.parts,
         lambda requests: built.device.run(built.learner.logprobs, requests),
-        built.student_as_teacher,
-        BFLOAT16 if built.half_precision else FLOAT32,
+        built.engine.student_as_teacher,
+        tolerances(half_precision=built.half_precision, served=run.adapters is not None),
+        built.engine.student_here,
     )
     for result in results:
         run.record.emit(Event("check", asdict(result)))
     require(results)
     run.record.clock.take()
+
+
+def _tell(emit: Emit) -> Progress:
+    """Progress as events, one every ten seconds."""
+    told: dict[str, float] = {}
+
+    def progress(seconds: float, message: str) -> None:
+        subject = message.split(":")[0]
+        if seconds - told.get(subject, -TELL_EVERY) >= TELL_EVERY:
+            told[subject] = seconds
+            emit(Event("progress", {"seconds": round(seconds, 1), "message": message}))
+
+    return progress
 
 
 def _write_failure(setup: Setup, error: BaseException) -> None:

@@ -166,7 +166,7 @@ def main(arguments: list[str]) -> int:
     guardian = Guardian(arguments[3:], parent=parent, grace=grace)
     signal.signal(signal.SIGTERM, guardian.ask_to_stop)
     with contextlib.suppress(BrokenPipeError):
-        print(guardian.pid, flush=True)
+        os.write(1, f"{guardian.pid}\n".encode())
     asked = guardian.watch()
     code = guardian.end()
     if asked:

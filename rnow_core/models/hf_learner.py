@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from rnow_core.models.optimizer import Optimizer, OptimizerSettings
 from rnow_core.models.scoring import MEMORY_HINT, TokenLogprobs, score
 from rnow_core.models.training_pass import COLUMNS, Objective, PassResult, prepare, run_pass
 from rnow_core.types import AdapterVersion, Batch, ScoreRequest, UpdateResult
+
+KEPT_VERSIONS = 3
+"""Published folders that stay: the one in use, the one before it, and one to spare."""
 
 
 class HFLearner:
@@ -67,6 +71,8 @@ class HFLearner:
         path = folder / name
         path.mkdir(parents=True, exist_ok=True)
         self._device.call(self._save_weights, path)
+        for old in sorted(folder.glob("student-*"))[:-KEPT_VERSIONS]:
+            shutil.rmtree(old)
         return AdapterVersion(name, path)
 
     def save(self, folder: Path) -> None:

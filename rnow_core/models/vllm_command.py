@@ -34,7 +34,8 @@ class ServerSpec:
     """One server that rnow starts. Lengths are in tokens; `gpus` index what this process may see.
 
     `model` is a folder or a Hugging Face id, `name` what requests call its base weights. `lora_rank` is the largest
-    rank that will be loaded. None leaves a number to vLLM.
+    rank that will be loaded, `lora_modules` the last names of the layers that adapters may change (`q_proj`, ...;
+    empty: all that vLLM knows, the output head among them). None leaves a number to vLLM.
     """
 
     role: Literal["student", "teacher"]
@@ -43,6 +44,7 @@ class ServerSpec:
     name: str = "base"
     enable_lora: bool = False
     lora_rank: int = 16
+    lora_modules: tuple[str, ...] = ()
     max_loras: int = 2
     max_model_len: int | None = None
     max_num_batched_tokens: int | None = None
@@ -96,7 +98,10 @@ def _lora(spec: ServerSpec) -> list[str]:
     if not spec.enable_lora:
         return []
     rank = str(served_lora_rank(spec.lora_rank))
-    return ["--enable-lora", "--max-lora-rank", rank, "--max-loras", str(spec.max_loras)]
+    flags = ["--enable-lora", "--max-lora-rank", rank, "--max-loras", str(spec.max_loras)]
+    # An output head prepared for adapters costs time in every step, and on the CPU prompt logprobs of several
+    # sequences at once end the server.
+    return [*flags, "--lora-target-modules", *spec.lora_modules] if spec.lora_modules else flags
 
 
 def _device(spec: ServerSpec) -> list[str]:
@@ -104,7 +109,8 @@ def _device(spec: ServerSpec) -> list[str]:
     flags += ["--data-parallel-size", str(spec.data_parallel)]
     if not spec.on_gpu:
         # Compiling takes minutes on a CPU, and vLLM refuses --enable-sleep-mode there; its sleep route answers anyway.
-        return [*flags, "--enforce-eager"]
+        # A seeded request whose prompt is read in chunks ends the server there: CPU generators have no offset.
+        return [*flags, "--enforce-eager", "--no-enable-chunked-prefill"]
     flags += ["--gpu-memory-utilization", str(spec.gpu_memory_utilization)]
     return [*flags, "--enable-sleep-mode"] if spec.sleep_mode else flags
 

@@ -13,7 +13,9 @@ EXCEPTION_LINES = 4
 
 _EXCEPTION = re.compile(r"\b\w*(Error|Exception): ")
 # What native libraries print on every exit, long enough to hide what happened.
-_NOISE = re.compile(r"nanobind| - leaked |skipped remainder|resource_tracker|^\s*warnings\.warn\(")
+_NOISE = re.compile(
+    r"nanobind|fd limit errors| - leaked |skipped remainder|resource_tracker|^\s*warnings\.warn\("
+)
 
 # vLLM's words for common causes -> what to do; the first that is found counts.
 _CAUSES = (

@@ -41,9 +41,10 @@ class VLLMTeacher:
     vLLM holds the logits of all prompt tokens of a scheduler step in float32 (tokens x vocabulary, outside its
     memory plan), so the server's `--max-num-batched-tokens` must be small; `tokens_in_flight` bounds what waits
     there. `vocab_size` is the teacher's rows, None to leave the check to the server.
-    """
 
-    unit: Literal["group", "step"] = "group"
+    `unit` is "step" on the student's own server: scoring would take the sampler's time, and vLLM's CPU kernels
+    give requests for the base weights the last adapter's as soon as both are in one batch.
+    """
 
     def __init__(
         self,
@@ -53,7 +54,9 @@ class VLLMTeacher:
         model: str = "base",
         vocab_size: int | None = None,
         tokens_in_flight: int = 1 << 16,
+        unit: Literal["group", "step"] = "group",
     ) -> None:
+        self.unit = unit
         self._client, self._model = client, model
         self._window, self._vocab = context_window, vocab_size
         self._gate = TokenGate(tokens_in_flight)
@@ -113,7 +116,6 @@ def scoring_body(model: str, ids: Sequence[int]) -> dict[str, Any]:
         "prompt": list(ids),
         "max_tokens": 1,
         "temperature": 0.0,
-        "seed": 0,
         "ignore_eos": True,
         "prompt_logprobs": 0,
         "add_special_tokens": False,

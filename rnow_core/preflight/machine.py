@@ -24,6 +24,8 @@ def check_packages(config: Config) -> list[Finding]:
     )
     if config.logging.wandb_project is not None and find_spec("wandb") is None:
         found.append(_missing(["wandb"], "wandb", "logging.wandb_project needs it", "logging.wandb_project"))
+    if config.rollout.engine == "vllm" and not config.rollout.url and find_spec("vllm") is None:
+        found.append(_missing(["vllm"], "vllm", "rollout.engine: vllm starts its servers", "rollout.engine"))
     return found
 
 

@@ -40,6 +40,18 @@ FLOAT32 = Tolerances(mismatch_kl=1e-4, student_as_teacher_kl=1e-4, repeat=1e-5)
 BFLOAT16 = Tolerances(mismatch_kl=0.05, student_as_teacher_kl=1e-2, repeat=1e-2)
 
 
+SERVED_FLOAT32 = Tolerances(mismatch_kl=1e-4, student_as_teacher_kl=1e-3, repeat=2e-3)
+SERVED_BFLOAT16 = Tolerances(mismatch_kl=0.05, student_as_teacher_kl=2e-2, repeat=0.1)
+"""A server batches as requests come, so two scorings differ in the last bits."""
+
+
+def tolerances(*, half_precision: bool, served: bool) -> Tolerances:
+    """What to allow: by the weights' precision, and whether a server of its own computes."""
+    if served:
+        return SERVED_BFLOAT16 if half_precision else SERVED_FLOAT32
+    return BFLOAT16 if half_precision else FLOAT32
+
+
 @dataclass(frozen=True)
 class CheckResult:
     """One self-check: its name, whether it passed, and the figures."""
@@ -55,6 +67,7 @@ async def self_check(
     learner: ScoreFunction,
     student_as_teacher: Teacher,
     tolerances: Tolerances,
+    student_here: Teacher | None = None,
 ) -> list[CheckResult]:
     """Sample a few short replies and compare every pair of scorers on them.
 
@@ -63,7 +76,8 @@ async def self_check(
         parts: the run's sampler and teachers.
         learner: scores with the weights that will be trained, as the update does.
         student_as_teacher: the teacher's scoring path over the student's weights.
-        tolerances: by precision, `FLOAT32` or `BFLOAT16`.
+        tolerances: what counts as the same.
+        student_here: the same weights scored in this process; None when they are the learner's.
     """
     rollouts = await _sample(prompts, parts)
     requests = [ScoreRequest(r.trajectory.ids_T, r.trajectory.prompt_length) for r in rollouts]
@@ -72,9 +86,10 @@ async def self_check(
         mu for rollout in rollouts for mu in rollout.trajectory.mu_T[rollout.trajectory.prompt_length :]
     ]
     as_teacher = _flat(await student_as_teacher.score(requests))
+    here = trained if student_here is None else _flat(await student_here.score(requests))
     results = [
         _mismatch(trained, sampled, tolerances),
-        _same_path(trained, as_teacher, tolerances),
+        _same_path(here, as_teacher, tolerances),
     ]
     for name, teacher in parts.teachers.items():
         first, second = _flat(await teacher.score(requests)), _flat(await teacher.score(requests))

@@ -45,8 +45,10 @@ async def collect(prompts: Sequence[Prompt], group_size: int, step: int, parts: 
             f"most often ({count}) with: {cause}",
             "fix the cause, then continue with: rnow run --resume",
         )
-    with parts.phase("score"):
-        scored = await score_with_teachers(sampled.rollouts, parts)
+    scored = sampled.rollouts
+    if not parts.score_by_group:
+        with parts.phase("score"):
+            scored = await score_with_teachers(scored, parts)
     return Collected(with_task_advantages(scored), sampled.failures)
 
 
@@ -57,23 +59,30 @@ def _too_few(collected: Collected, wanted: int) -> bool:
 async def _sample(
     prompts: Sequence[Prompt], group_size: int, step: int, parts: RolloutParts, offset: int
 ) -> Collected:
-    """All rollouts of the step at once; the sampler decides how many run beside each other."""
-    tasks = [
-        asyncio.ensure_future(_one(prompt, sample, step, parts, offset))
-        for prompt in prompts
-        for sample in range(group_size)
-    ]
+    """All groups of the step at once; the sampler decides how many rollouts run beside each other."""
+    tasks = [asyncio.ensure_future(_group(prompt, group_size, step, parts, offset)) for prompt in prompts]
     try:
-        outcomes = await asyncio.gather(*tasks)
+        groups = await asyncio.gather(*tasks)
     except BaseException:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
     return Collected(
-        [outcome for outcome in outcomes if isinstance(outcome, ScoredRollout)],
-        tuple(outcome for outcome in outcomes if isinstance(outcome, str)),
+        [rollout for group in groups for rollout in group.rollouts],
+        tuple(failure for group in groups for failure in group.failures),
     )
+
+
+async def _group(prompt: Prompt, group_size: int, step: int, parts: RolloutParts, offset: int) -> Collected:
+    """One prompt's rollouts, scored at once where the teachers like that."""
+    outcomes = await asyncio.gather(
+        *(_one(prompt, sample, step, parts, offset) for sample in range(group_size))
+    )
+    rollouts = [outcome for outcome in outcomes if isinstance(outcome, ScoredRollout)]
+    if parts.score_by_group:
+        rollouts = await score_with_teachers(rollouts, parts)
+    return Collected(rollouts, tuple(outcome for outcome in outcomes if isinstance(outcome, str)))
 
 
 async def _one(

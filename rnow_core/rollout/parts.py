@@ -39,6 +39,11 @@ class RolloutParts:
     phase: Callable[[str], AbstractContextManager[object]] = nullcontext
     """Entered around each phase of a step ("rollout", "score", "train"), to time it."""
 
+    @property
+    def score_by_group(self) -> bool:
+        """True when every teacher works beside the sampler and likes each group as soon as it is complete."""
+        return bool(self.teachers) and all(teacher.unit == "group" for teacher in self.teachers.values())
+
     def teacher_of(self, prompt: Prompt) -> str:
         """The name of the teacher that scores this row."""
         return prompt.teacher or next(iter(self.teachers))

@@ -17,6 +17,7 @@ Kind = Literal[
     "step",
     "checkpoint",
     "warning",
+    "progress",
     "run_finished",
     "run_failed",
     "run_interrupted",
@@ -34,6 +35,7 @@ class Event:
     step             step, total_steps, metrics
     checkpoint       step, path
     warning          message, hint
+    progress         seconds, message: something that takes long to start
     run_finished     step, summary; run_failed and run_interrupted: step, message, hint
     """
 

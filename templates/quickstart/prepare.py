@@ -37,7 +37,7 @@ from transformers.utils import logging
 
 LETTERS = 6  # in each string
 HELD_OUT = 512  # questions in val.jsonl: neither model is ever trained on them
-PROMPTS = 20480  # questions in train.jsonl: the run's student answers them itself
+PROMPTS = 15360  # questions in train.jsonl: the run's student answers them itself
 LESSONS = 32768  # questions with the right reply, to train the two models here
 OUTPUTS = ("teacher", "student", "train.jsonl", "val.jsonl")
 
@@ -285,8 +285,9 @@ def main() -> None:
     """Make the models and the data, unless they are there."""
     parser = argparse.ArgumentParser(description="Makes the quickstart's tokenizer, models and data.")
     parser.add_argument("--force", action="store_true", help=f"make {', '.join(OUTPUTS)} again")
+    force = parser.parse_args().force
     there = [name for name in OUTPUTS if Path(name).exists()]
-    if there and not parser.parse_args().force:
+    if there and not force:
         print(f"Already there: {', '.join(there)}. To make everything again: python prepare.py --force")
         sys.exit(0 if len(there) == len(OUTPUTS) else 1)
 
@@ -295,7 +296,7 @@ def main() -> None:
     # Several threads would wait for each other more than they compute, with matrices so small.
     torch.set_num_threads(1)
     generator, taken = random.Random(0), set[str]()
-    held_out, prompts, known = (make_questions(n, generator, taken) for n in (HELD_OUT, PROMPTS, LESSONS))
+    held_out, known, prompts = (make_questions(n, generator, taken) for n in (HELD_OUT, LESSONS, PROMPTS))
     lessons = make_lessons(make_tokenizer(), known)
     for recipe in (TEACHER, STUDENT):
         make_and_check(recipe, lessons, held_out)

@@ -11,12 +11,14 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Fault:
     """What happens to one request. `status` answers in the server's place; `drop` closes without an answer;
-    `cut` forwards and closes in the middle of the answer; `wait` (seconds) comes first."""
+    `cut` forwards and closes in the middle of the answer; `hold` keeps the answer until the proxy's `release` is
+    set; `wait` (seconds) comes first."""
 
     status: int | None = None
     headers: str = ""
     drop: bool = False
     cut: bool = False
+    hold: bool = False
     wait: float = 0.0
 
 
@@ -31,6 +33,7 @@ class FaultProxy:
     delivered: int = 0
     most_at_once: int = 0
     port: int = 0
+    release: asyncio.Event = field(default_factory=asyncio.Event)
     _now: int = 0
     _server: asyncio.Server | None = None
 
@@ -74,6 +77,8 @@ class FaultProxy:
             writer.write(f"{head}content-length: {len(text)}\r\nconnection: close\r\n\r\n{text}".encode())
         else:
             answer = await self._forward(request_line, body)
+            if fault.hold:
+                await self.release.wait()
             writer.write(answer[: len(answer) // 2] if fault.cut else answer)
             self.delivered += not fault.cut
         await writer.drain()

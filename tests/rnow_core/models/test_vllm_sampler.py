@@ -12,6 +12,7 @@ from learner_reference import make_batch, student
 
 from rnow_core.algo.head import token_logprobs
 from rnow_core.errors import RnowError, RunFailed
+from rnow_core.models.adapter import write_adapter
 from rnow_core.models.causal_lm import load_frozen
 from rnow_core.models.device import DeviceThread
 from rnow_core.models.hf_teacher import HFTeacher
@@ -155,14 +156,13 @@ def test_a_trained_step_is_what_the_next_rollout_samples_from(vllm_student, lear
     versions = []
     for step in (1, 2):
         made.update(batch, step)
-        version = made.publish(tmp_path)
-        versions.append((version, lambda requests: made.logprobs(requests)))
+        versions.append(made.publish(tmp_path))
 
     async def work(sampler, client):
         base = await sample_all(sampler)
-        await sampler.use(versions[0][0])
+        await sampler.use(versions[0])
         first = await sample_all(sampler)
-        await sampler.use(versions[1][0])
+        await sampler.use(versions[1])
         return base, first, await sample_all(sampler)
 
     base, first, second = with_sampler(vllm_student, work)
@@ -177,45 +177,49 @@ def test_a_trained_step_is_what_the_next_rollout_samples_from(vllm_student, lear
 @pytest.fixture
 def adapters(vllm_student, tmp_path):
     """`adapters(name, seed)` -> a version with random weights in a folder of its own."""
-    device = DeviceThread(1)
 
     def make(name, seed=1):
-        from rnow_core.models.adapter import write_adapter
-
         path = tmp_path / name
         path.mkdir()
         write_adapter(student(str(vllm_student.model_folder), seed=seed).peft, path, "base")
         return AdapterVersion(name, path)
 
-    yield make
-    device.close()
+    return make
 
 
 async def served(client):
-    return {card["id"] for card in (await client.get("/v1/models"))["data"]} - {"base"}
+    """The adapters of this test that the server has; those of other tests stay when their sampler is closed."""
+    return {card["id"] for card in (await client.get("/v1/models"))["data"] if card["id"].startswith("keep")}
 
 
 def test_the_old_version_goes_after_its_last_request(vllm_student, adapters):
     one, two, three = (adapters(f"keep-{i}", i) for i in (1, 2, 3))
 
-    async def work(sampler, client):
-        await sampler.use(one)
-        slow = asyncio.ensure_future(sampler.sample((6, 7), SamplingParams(100, ()), 1))
-        await asyncio.sleep(0.05)
-        await sampler.use(two)
-        fresh = await sampler.sample((6, 7), PARAMS, 1)
-        during = await served(client)
-        third = asyncio.ensure_future(sampler.use(three))
-        finished = await slow
-        await third
-        last = await sampler.sample((6, 7), PARAMS, 1)
-        await asyncio.gather(*sampler._adapters._retiring)
-        return finished, fresh, last, during, await served(client)
+    async def main():
+        async with proxied(vllm_student.socket, Fault(hold=True)) as proxy:
+            client = VLLMClient(Endpoint("the student's server", url=proxy.url))
+            sampler = VLLMSampler(client, context_window=WINDOW)
+            await sampler.use(one)
+            slow = asyncio.ensure_future(sampler.sample((6, 7), PARAMS, 1))
+            await asyncio.sleep(0.1)
+            await sampler.use(two)
+            fresh = await sampler.sample((6, 7), PARAMS, 1)
+            third = asyncio.ensure_future(sampler.use(three))
+            await asyncio.sleep(0.1)
+            during, waiting = await served(client), not third.done()
+            proxy.release.set()
+            finished = await slow
+            await third
+            last = await sampler.sample((6, 7), PARAMS, 1)
+            await asyncio.gather(*sampler._adapters._retiring)
+            after = await served(client)
+            await client.close()
+            return finished, fresh, last, during, waiting, after
 
-    finished, fresh, last, during, after = with_sampler(vllm_student, work)
-    assert [x.policy for x in (finished, fresh, last)] == ["keep-1", "keep-2", "keep-3"]
-    assert len(finished.ids) == 100
-    assert {"keep-1", "keep-2"} <= during
+    finished, fresh, last, during, waiting, after = asyncio.run(main())
+    assert [done.policy for done in (finished, fresh, last)] == ["keep-1", "keep-2", "keep-3"]
+    assert during == {"keep-1", "keep-2"}
+    assert waiting
     assert after == {"keep-3"}
 
 
@@ -238,7 +242,8 @@ def test_a_half_written_adapter_is_refused_and_the_old_version_goes_on(vllm_stud
 
     before, after = with_sampler(vllm_student, work)
     assert [one.policy for one in after] == ["good-1"] * len(PROMPTS)
-    assert largest_gap(after, [one.logprobs for one in before]) < TOLERANCE or before != after
+    # the same seeds: the same adapter samples the same ids
+    assert [one.ids for one in after] == [one.ids for one in before]
 
 
 def test_a_version_that_the_server_lost_is_loaded_again(vllm_student, adapters):

@@ -79,25 +79,28 @@ def test_what_was_generated_scores_the_same(vllm_teacher):
     async def work(client):
         facts = await probe(client, str(vllm_teacher.model_folder))
         require_teacher(facts, "teacher")
-        with pytest.raises(RunFailed, match="--enable-lora"):
+        with pytest.raises(RunFailed, match="cannot load adapters while it runs"):
             require_sampler(facts, "teacher", adapters=True)
         return await generate_and_rescore(client, facts.model, (6, 7, 8), context_window=WINDOW)
 
     assert with_client(vllm_teacher, work) < 0.02
 
 
-def test_a_self_teacher_scores_with_the_base_weights_beside_the_adapter(vllm_student, tmp_path):
-    """Scoring and sampling with an adapter run in the same batches of the student's own server."""
+def test_a_self_teacher_scores_with_the_base_weights_below_the_adapters(vllm_student, tmp_path):
+    """Both of the server's adapter slots are filled and used before the base weights score."""
     requests = make_requests()
-    folder = tmp_path / "self-1"
-    folder.mkdir()
-    write_adapter(student(str(vllm_student.model_folder)).peft, folder, "base")
+    versions = [AdapterVersion(f"self-{seed}", tmp_path / f"self-{seed}") for seed in (1, 2)]
+    for seed, version in enumerate(versions):
+        version.path.mkdir()
+        write_adapter(student(str(vllm_student.model_folder), seed=seed).peft, version.path, "base")
 
     async def work(client):
         sampler = VLLMSampler(client, context_window=WINDOW)
-        await sampler.use(AdapterVersion("self-1", folder))
-        busy = [sampler.sample((6, 7, 8), SamplingParams(60, ()), key) for key in range(8)]
-        scored, *_ = await asyncio.gather(VLLMTeacher(client, context_window=WINDOW).score(requests), *busy)
+        for version in versions:
+            await sampler.use(version)
+            await asyncio.gather(*[sampler.sample((6, 7, 8), SamplingParams(9, ()), key) for key in range(4)])
+        teacher = VLLMTeacher(client, context_window=WINDOW, unit="step")
+        scored = await teacher.score(requests)
         await sampler.close()
         return scored
 

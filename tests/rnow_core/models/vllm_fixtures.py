@@ -12,6 +12,7 @@ from rnow_core.models.vllm_command import ServerSpec
 from rnow_core.models.vllm_server import ManagedServer
 
 CONTEXT = 128
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 
 
@@ -35,7 +36,7 @@ def tiny_spec(role: str, folder: Path, logs: Path, **changes: object) -> ServerS
     """A server on the CPU for the model in `folder`; the student takes adapters up to rank 8."""
     settings = {"dtype": "float32", "on_gpu": False, "max_model_len": CONTEXT, "max_logprobs": 64}
     if role == "student":
-        settings |= {"enable_lora": True, "lora_rank": 8}
+        settings |= {"enable_lora": True, "lora_rank": 8, "lora_modules": LINEAR}
     else:
         settings |= {"prefix_caching": False}
     return ServerSpec(role, str(folder), logs / f"vllm-{role}.log", **(settings | changes))

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rnow_core.build import build, choose_fixed
+from rnow_core.build.assemble import build
+from rnow_core.build.fixed import choose_fixed
 from rnow_core.errors import RnowError, RunFailed
 from rnow_core.preflight.check import check_project
 from rnow_core.preflight.selfcheck import FLOAT32, require, self_check
@@ -39,6 +40,7 @@ def assemble(folder, *overrides):
         config,
         choose_fixed(config, report.plan["kv_tokens"], report.plan["student_parameters"]),
         project_dir=folder,
+        run_dir=folder / "runs" / "check",
         renderer=project.renderer,
         context_window=project.context_window,
         rewards=None,
@@ -71,7 +73,7 @@ def run_check(real, *, learner=None, student_as_teacher=None, teacher=None, samp
             project.prompts,
             parts,
             learner or score,
-            student_as_teacher or built.student_as_teacher,
+            student_as_teacher or built.engine.student_as_teacher,
             FLOAT32,
         )
     )
@@ -131,7 +133,7 @@ def shifted(rows, call):
 
 def test_a_scoring_path_that_is_one_position_off_is_caught(real):
     _, built = real
-    results = run_check(real, student_as_teacher=Changed(built.student_as_teacher, shifted))
+    results = run_check(real, student_as_teacher=Changed(built.engine.student_as_teacher, shifted))
     assert failed(results) == [SAME_PATH]
 
 
@@ -141,9 +143,9 @@ def test_gaps_that_cancel_out_are_caught(real):
     def alternate(rows, call):
         return [[value + 0.1 * (-1) ** i for i, value in enumerate(row)] for row in rows]
 
-    assert failed(run_check(real, student_as_teacher=Changed(built.student_as_teacher, alternate))) == [
-        SAME_PATH
-    ]
+    assert failed(
+        run_check(real, student_as_teacher=Changed(built.engine.student_as_teacher, alternate))
+    ) == [SAME_PATH]
 
 
 def test_a_teacher_that_does_not_repeat_itself_is_caught(real):
