@@ -30,8 +30,6 @@ SCORING_TOKENS = 2048
 ALONE, SHARED, CROWDED = 0.9, 0.45, 0.3
 """Share of a GPU's memory for a server that has it alone, shares it with training, or with training and a second
 server."""
-ONE_AT_A_TIME = 0
-"""vLLM's CPU kernels for adapters fail on a batch of several requests for prompt logprobs."""
 API_KEYS = {"student": "RNOW_ROLLOUT_API_KEY", "teacher": "RNOW_TEACHER_API_KEY"}
 
 
@@ -77,12 +75,11 @@ class ServedEngine:
     ) -> None:
         self.adapters: Path | None = run_dir / "adapters"
         self._server_window = context_window
-        self._on_gpu = fixed.device.startswith("cuda")
         # a server samples one token behind whatever it scores, so a conversation leaves it room for that
         self.context_window = context_window - 1
         dtype = "bfloat16" if student.half_precision else "float32"
         maker = _Maker(config, fixed, project_dir, run_dir / "logs", context_window, dtype)
-        self._student = maker.student()
+        self._student = maker.student(student.adapter_modules)
         self._teacher = maker.teacher(self._student)
         self.sampler: Sampler = VLLMSampler(
             self._student.client, context_window=context_window, vocab_size=student.vocab_rows, base=BASE
@@ -123,7 +120,6 @@ class ServedEngine:
             context_window=self._server_window,
             model=model,
             unit="step",
-            tokens_in_flight=1 << 16 if self._on_gpu else ONE_AT_A_TIME,
         )
 
 
@@ -138,7 +134,7 @@ class _Maker:
     context_window: int
     dtype: str
 
-    def student(self) -> Role:
+    def student(self, adapter_modules: tuple[str, ...]) -> Role:
         """The student's server: adapters on, prefix cache on."""
         model = model_path(self.config.model.path, self.project_dir)
         if self.config.rollout.url:
@@ -151,6 +147,7 @@ class _Maker:
             name=BASE,
             enable_lora=True,
             lora_rank=self.config.model.qlora_rank,
+            lora_modules=adapter_modules,
             max_model_len=self.context_window,
             max_num_batched_tokens=SCORING_TOKENS if own_teacher and self._on_gpu else None,
             dtype=self.dtype,

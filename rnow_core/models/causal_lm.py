@@ -71,6 +71,16 @@ class CausalLM:
         return self.dtype != torch.float32
 
     @property
+    def adapter_modules(self) -> tuple[str, ...]:
+        """Last names of the layers that wear the adapter (`q_proj`), sorted; empty without one, or when the
+        adapter names them by a pattern.
+        """
+        found = (
+            self.peft.peft_config[self.peft.active_adapter].target_modules if self.peft is not None else ()
+        )
+        return () if isinstance(found, str) else tuple(sorted({name.rpartition(".")[2] for name in found}))
+
+    @property
     def vocab_rows(self) -> int:
         """Rows of the output head: ids at or above it have no logprob."""
         return self._head.weight_VH.shape[0]

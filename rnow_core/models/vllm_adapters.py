@@ -8,7 +8,6 @@ third one is loaded only when the oldest is gone, so that `--max-loras 2` holds 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -119,15 +118,6 @@ class ServedAdapters:
             )
         message = f"adapter {served.name} in {served.path} was not loaded. {error.message}"
         return ServerError(message, hint, error.status)
-
-
-def adapter_modules(folder: Path) -> tuple[str, ...]:
-    """The last names of the layers that the PEFT adapter in `folder` changes, as `--lora-target-modules` takes them.
-
-    Empty when the adapter names them by a pattern.
-    """
-    targets = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
-    return () if isinstance(targets, str) else tuple(sorted({name.rpartition(".")[2] for name in targets}))
 
 
 def _served(name: str, path: Path | None) -> Served:
