@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-import httpx
+import httpx2
 import pytest
 from chat_styles import STYLES, byte_level, write_folder
 from huggingface_hub import errors
@@ -131,7 +131,7 @@ except EnvironmentMissing as error:
 )
 def test_what_the_hub_refuses(monkeypatch, name, kind, message):
     """The hub's own exceptions, raised in place of a download."""
-    response = httpx.Response(401, request=httpx.Request("GET", "https://huggingface.co/some/model"))
+    response = httpx2.Response(401, request=httpx2.Request("GET", "https://huggingface.co/some/model"))
 
     def refuse(*_, **__):
         raise getattr(errors, name)("refused", response=response)
