@@ -71,9 +71,6 @@ STUDENT = Recipe("student", hidden=96, layers=2, seed=2, low=0.16, high=0.19, ac
 LEARNING_RATE, WARMUP, BATCH, CHECK_EVERY, MAX_STEPS = 2e-3, 30, 64, 10, 800
 
 
-# --- the task and its files ------------------------------------------------------------------------
-
-
 def answer(question: str) -> str:
     """The right reply: the question's last word backwards."""
     return question.split()[-1][::-1]
@@ -100,9 +97,6 @@ def write_rows(path: Path, questions: Sequence[str]) -> None:
                 "metadata": {"answer": answer(question)},
             }
             file.write(json.dumps(row) + "\n")
-
-
-# --- tokens ----------------------------------------------------------------------------------------
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -151,9 +145,6 @@ class Lessons:
 def make_lessons(tokenizer: PreTrainedTokenizerFast, questions: Sequence[str]) -> Lessons:
     """Questions and their right replies as ids."""
     return Lessons(encode_prompts(tokenizer, questions), encode_replies(tokenizer, questions))
-
-
-# --- training --------------------------------------------------------------------------------------
 
 
 def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -233,9 +224,6 @@ def step_back(model: Qwen3ForCausalLM, before: dict[str, Tensor], recipe: Recipe
         if recipe.low <= reached <= recipe.high:
             return
         near, far = (middle, far) if reached < recipe.low else (near, middle)
-
-
-# --- saving and checking ---------------------------------------------------------------------------
 
 
 def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
