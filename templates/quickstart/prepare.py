@@ -5,8 +5,7 @@
 
 The task is to reverse a string: the right reply to `reverse KQZMAB` is `BAMZQK`. The teacher is trained until it is
 nearly always right. The student, a smaller model, is stopped early: it has the idea, but four of five replies have a
-mistake. `rnow run` teaches it the rest, from the teacher's logprobs alone. Your own project needs none of this: there,
-teacher and student are models that exist already.
+mistake. `rnow run` teaches it the rest, from the teacher's logprobs alone. Your own project starts from real models.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
