@@ -3,7 +3,7 @@
 Runs the real loop on two projects made on the spot: one of the quickstart's size and a larger tiny one. Everything
 that computes (sampler, teacher, learner with its optimizer) goes through the run's device thread, so the share of a
 step in which that thread is idle is what rendering, records and the event loop cost.
-Prints one JSON line. Usage: python benchmarks/phases.py [--steps 8]
+Prints one JSON line. Usage: python benchmarks/phases.py [--steps 4]
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def measure(name: str, steps: int, busy: Busy) -> dict[str, Any]:
 def main() -> None:
     """Measure both projects and print the line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4)
     steps = parser.parse_args().steps
     busy = Busy()
     busy.install()

@@ -67,7 +67,7 @@ class Recipe:
 
 TEACHER = Recipe("teacher", hidden=128, layers=3, seed=1, low=0.95, high=1.0, accept=(0.80, 1.0))
 STUDENT = Recipe("student", hidden=96, layers=2, seed=2, low=0.16, high=0.19, accept=(0.10, 0.25))
-LEARNING_RATE, WARMUP, BATCH, CHECK_EVERY, MAX_STEPS = 2e-3, 30, 64, 10, 800
+LEARNING_RATE, WARMUP, BATCH, CHECK_EVERY, MAX_STEPS = 3e-3, 30, 64, 10, 250
 
 
 def answer(question: str) -> str:
@@ -190,7 +190,8 @@ def train(model: Qwen3ForCausalLM, recipe: Recipe, lessons: Lessons, held_out: L
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98))
     before = copy_weights(model)
     for step, batch in enumerate(lessons.batches(MAX_STEPS), start=1):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, step / WARMUP)
+        falling = 1 - (step - 1) / MAX_STEPS
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(step / WARMUP, falling)
         optimizer.zero_grad()
         (-reply_logprobs(model, batch).mean()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
