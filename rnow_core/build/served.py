@@ -18,7 +18,7 @@ from rnow_core.models.device import DeviceThread
 from rnow_core.models.seams import Learner, Sampler, Teacher
 from rnow_core.models.vllm_command import ServerSpec
 from rnow_core.models.vllm_http import Endpoint, VLLMClient
-from rnow_core.models.vllm_probe import probe, require_sampler, require_teacher
+from rnow_core.models.vllm_probe import probe, require_same_scores, require_sampler, require_teacher
 from rnow_core.models.vllm_sampler import VLLMSampler
 from rnow_core.models.vllm_server import ManagedServer
 from rnow_core.models.vllm_teacher import VLLMTeacher
@@ -51,6 +51,7 @@ class Role:
             require_sampler(facts, str(self.client.endpoint), adapters=True)
         else:
             require_teacher(facts, str(self.client.endpoint))
+            await require_same_scores(self.client, facts)
 
     async def close(self) -> None:
         """Close the connections and end the server if it is ours."""

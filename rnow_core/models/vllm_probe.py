@@ -114,6 +114,24 @@ async def generate_and_rescore(
     return max(abs(a - b) for a, b in zip(done.logprobs, scored, strict=True))
 
 
+async def require_same_scores(client: VLLMClient, facts: ServerFacts) -> None:
+    """Let a teacher generate a few tokens and score them: both must give the same logprobs.
+
+    Raises:
+        RunFailed: they differ by more than 0.02 nats: another position, slice or distribution is scored.
+    """
+    room = facts.context_window - len(PROBE_IDS) - 2
+    gap = await generate_and_rescore(
+        client, facts.model, PROBE_IDS, context_window=facts.context_window, n=min(32, room)
+    )
+    if gap > SAME_LOGPROB:
+        raise RunFailed(
+            f"{client.endpoint} scores its own tokens {gap:.3f} nats away from how it sampled them, "
+            f"allowed {SAME_LOGPROB}",
+            "training on these scores would be wrong: try another vLLM version, or rollout.engine: hf",
+        )
+
+
 async def _cards(client: VLLMClient) -> list[dict[str, Any]]:
     answer = await client.get(MODELS)
     cards = answer.get("data") if isinstance(answer, dict) else None
