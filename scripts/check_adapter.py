@@ -15,11 +15,13 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils.logging import disable_progress_bar
 
 
 def main() -> None:
     """Sample one reply for each row and compare it with the row's answer."""
     model_folder, adapter_folder, data_file = sys.argv[1:4]
+    disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(model_folder, padding_side="left")
     base = AutoModelForCausalLM.from_pretrained(model_folder)
     model = PeftModel.from_pretrained(base, adapter_folder).eval()

@@ -39,6 +39,8 @@ def run(*command: str, cwd: Path | None = None) -> None:
 
 def main() -> None:
     """Scaffold, prepare, validate, run, check the adapter, print the table."""
+    if len(sys.argv) != 2:
+        sys.exit("Usage: python scripts/demo.py DIR")
     started = time.perf_counter()
     project = Path(sys.argv[1])
     run(RNOW, "init", "quickstart", str(project))
@@ -55,7 +57,9 @@ def main() -> None:
 def accuracy_in_fresh_process(project: Path, checkpoint: str) -> float:
     """Held-out accuracy with the adapter loaded by transformers and peft alone."""
     command = [sys.executable, str(CHECK), "student", str((project / checkpoint).resolve()), "val.jsonl"]
-    answer = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
+    answer = subprocess.run(command, cwd=project, stdout=subprocess.PIPE, text=True, check=False)
+    if answer.returncode:
+        sys.exit(f"FAILED: {CHECK.name} could not load the adapter")
     return float(json.loads(answer.stdout)["accuracy"])
 
 
