@@ -27,8 +27,8 @@ BASE = "base"
 SCORING_TOKENS = 2048
 """`--max-num-batched-tokens` of a server that scores: vLLM holds tokens x vocabulary logits in float32 for them, about
 1.2 GB at 152,000 entries, outside its own memory plan."""
-ALONE, SHARED, CROWDED = 0.9, 0.45, 0.3
-"""Share of a GPU's memory for a server that has it alone, shares it with training, or with training and a second
+SHARED, CROWDED = 0.45, 0.3
+"""Share of a GPU's memory for a server that shares it with training, or with training and a second
 server."""
 API_KEYS = {"student": "RNOW_ROLLOUT_API_KEY", "teacher": "RNOW_TEACHER_API_KEY"}
 
