@@ -7,17 +7,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rnow_core.algo.head import token_logprobs
-from rnow_core.algo.objective import PolicyObjective
 from rnow_core.build.engine import Engine
-from rnow_core.build.fixed import Fixed, model_path, samples_plainly
+from rnow_core.build.fixed import Fixed
+from rnow_core.build.learner import load_student_of, make_learner
 from rnow_core.build.local import LocalEngine
 from rnow_core.config.schema import Config
 from rnow_core.data.renderer import Renderer, template_options
-from rnow_core.models.causal_lm import CausalLM, load_student
-from rnow_core.models.device import DeviceThread, device_named
+from rnow_core.models.causal_lm import CausalLM
+from rnow_core.models.device import DeviceThread
 from rnow_core.models.hf_learner import HFLearner
-from rnow_core.models.optimizer import OptimizerSettings
 from rnow_core.rollout.parts import RewardScorer, RolloutParts
 from rnow_core.types import SamplingParams
 
@@ -54,7 +52,7 @@ def build(
 ) -> Built:
     """Load the models and put the parts together."""
     device = DeviceThread(fixed.threads)
-    student = device.call(_load_student, config, fixed, project_dir)
+    student = device.call(load_student_of, config, fixed, project_dir)
     engine = _engine(config, fixed, project_dir, run_dir, context_window, student, device)
     params = SamplingParams(
         max_tokens=config.rollout.max_tokens,
@@ -77,7 +75,7 @@ def build(
     evaluation = replace(training, rewards=rewards, params=eval_params)
     return Built(
         device=device,
-        learner=_learner(config, fixed, student, device, total_steps),
+        learner=make_learner(config, fixed, student, device, total_steps),
         engine=engine,
         training=training,
         evaluation=evaluation,
@@ -114,54 +112,4 @@ def _engine(
         context_window=context_window,
         student=student,
         device=device,
-    )
-
-
-def _load_student(config: Config, fixed: Fixed, project_dir: Path) -> CausalLM:
-    model = config.model
-    return load_student(
-        model_path(model.path, project_dir),
-        rank=model.qlora_rank,
-        alpha=model.qlora_alpha,
-        target_modules=model.target_modules,
-        dtype=model.dtype,
-        device=device_named(fixed.device),
-        adapter=(project_dir / Path(model.adapter).expanduser()) if model.adapter else None,
-        gradient_checkpointing=fixed.gradient_checkpointing,
-        seed=config.seed,
-    )
-
-
-def _learner(
-    config: Config, fixed: Fixed, student: CausalLM, device: DeviceThread, total_steps: int
-) -> HFLearner:
-    algorithm, weights, trainer = config.algorithm, config.weights, config.trainer
-    objective = PolicyObjective(
-        loss_fn=algorithm.loss_fn,
-        adv_tau=weights.adv_tau,
-        teacher_tau=weights.teacher_tau,
-        student_tau=weights.student_tau,
-        clip_min=algorithm.clip_min,
-        clip_max=algorithm.clip_max,
-        kl_discount=algorithm.kl_discount,
-        tis_cap=algorithm.tis_cap,
-        cispo_cap=algorithm.cispo_cap,
-        correct_mismatch=samples_plainly(config),
-    )
-    settings = OptimizerSettings(
-        learning_rate=trainer.learning_rate,
-        lr_schedule=trainer.lr_schedule,
-        warmup_steps=trainer.warmup_steps,
-        total_steps=total_steps,
-        weight_decay=trainer.weight_decay,
-        max_grad_norm=trainer.max_grad_norm,
-        updates_per_batch=trainer.updates_per_batch,
-    )
-    return HFLearner(
-        student,
-        device,
-        objective=objective,
-        token_logprobs=token_logprobs,
-        settings=settings,
-        micro_batch_tokens=fixed.micro_batch_tokens,
     )

@@ -95,9 +95,7 @@ class ServedEngine:
             served = self._teacher.model if self._teacher.server is None else BASE
             self.teachers = {name: self._scorer(self._teacher, served)}
             if config.teacher[0].eval_baseline:
-                self.baseline = VLLMSampler(
-                    self._teacher.client, context_window=context_window, base=served
-                )
+                self.baseline = VLLMSampler(self._teacher.client, context_window=context_window, base=served)
 
     async def start(self, learner: Learner, progress: Progress) -> None:
         """Start the servers side by side, prove them, and load the learner's weights."""
