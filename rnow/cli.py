@@ -33,6 +33,28 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
 
+def _gpus(role: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        metavar="0,1", help=f"GPUs that {role} [default: the plan's].", rich_help_panel="GPUs"
+    )
+    return option
+
+
+def _parallel(what: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(metavar="N", min=1, help=what, rich_help_panel="GPUs")
+    return option
+
+
+InferenceGpus = Annotated[str | None, _gpus("sample")]
+TeacherGpus = Annotated[str | None, _gpus("hold the teacher")]
+TrainerGpus = Annotated[str | None, _gpus("train")]
+InferenceTensor = Annotated[int | None, _parallel("GPUs that share one sampler.")]
+InferenceData = Annotated[int | None, _parallel("Copies of the sampler.")]
+TeacherTensor = Annotated[int | None, _parallel("GPUs that share one teacher.")]
+TeacherData = Annotated[int | None, _parallel("Copies of the teacher.")]
+TrainerData = Annotated[int | None, _parallel("Ranks of the learner.")]
+
+
 def invoke(args: list[str]) -> int:
     """Parse `args`, run the command, return its exit code. A wrong call raises rnow's own UsageError."""
     command = typer.main.get_command(app)
@@ -95,13 +117,32 @@ def validate(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[DIR] [KEY=VALUE]", show_default=False)
     ] = None,
+    inference_gpus: InferenceGpus = None,
+    teacher_gpus: TeacherGpus = None,
+    trainer_gpus: TrainerGpus = None,
+    inference_tensor_parallel: InferenceTensor = None,
+    inference_data_parallel: InferenceData = None,
+    teacher_tensor_parallel: TeacherTensor = None,
+    teacher_data_parallel: TeacherData = None,
+    trainer_data_parallel: TrainerData = None,
     as_json: Json = False,
 ) -> int:
     """Check everything that can be checked before a run, and show its plan. Writes nothing."""
     from rnow.commands import validate as command
+    from rnow.commands.gpus import GpuOptions
 
+    gpus = GpuOptions(
+        inference_gpus,
+        teacher_gpus,
+        trainer_gpus,
+        inference_tensor_parallel,
+        inference_data_parallel,
+        teacher_tensor_parallel,
+        teacher_data_parallel,
+        trainer_data_parallel,
+    )
     directory, overrides = command.split_arguments(arguments or [])
-    return command.validate(directory, overrides, as_json)
+    return command.validate(directory, [*overrides, *gpus.overrides()], as_json)
 
 
 @app.command()
@@ -111,6 +152,14 @@ def run(
     name: Annotated[str | None, typer.Option("--name", help="The run's folder below runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only validate and show the plan.")] = False,
+    inference_gpus: InferenceGpus = None,
+    teacher_gpus: TeacherGpus = None,
+    trainer_gpus: TrainerGpus = None,
+    inference_tensor_parallel: InferenceTensor = None,
+    inference_data_parallel: InferenceData = None,
+    teacher_tensor_parallel: TeacherTensor = None,
+    teacher_data_parallel: TeacherData = None,
+    trainer_data_parallel: TrainerData = None,
     as_json: Json = False,
 ) -> int:
     """Train. Ctrl-C once: finish the step, save, stop; twice: stop now.
@@ -118,8 +167,19 @@ def run(
     KEY=VALUE changes a key of config.yml for this run: rnow run trainer.learning_rate=3e-5
     """
     from rnow.commands import run as command
+    from rnow.commands.gpus import GpuOptions
 
-    request = command.RunRequest(directory, tuple(overrides or ()), name, resume)
+    gpus = GpuOptions(
+        inference_gpus,
+        teacher_gpus,
+        trainer_gpus,
+        inference_tensor_parallel,
+        inference_data_parallel,
+        teacher_tensor_parallel,
+        teacher_data_parallel,
+        trainer_data_parallel,
+    )
+    request = command.RunRequest(directory, (*(overrides or ()), *gpus.overrides()), name, resume)
     return command.dry_run(request, as_json) if dry_run else command.run(request, as_json)
 
 

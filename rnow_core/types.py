@@ -70,6 +70,16 @@ class AdapterVersion:
     path: Path | None = None
 
 
+def version_name(step: int) -> str:
+    """What the student is called after `step` updates."""
+    return f"student-{step:06d}"
+
+
+def version_step(name: str) -> int:
+    """The updates behind a version that `version_name` named."""
+    return int(name.rsplit("-", 1)[1])
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
     """Ask for log p(ids[t] | ids[:t]) for every t >= start. 1 <= start <= len(ids)."""

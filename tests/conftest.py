@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+pytest_plugins = ["vllm_fixtures"]
+
 
 def _has_gpu() -> bool:
     import torch

@@ -46,7 +46,14 @@ def make_tokenizer(folder: Path, characters: str = CHARACTERS) -> int:
 
 
 def make_model(
-    folder: Path, *, seed: int, layers: int = 1, hidden: int = 32, characters: str = CHARACTERS
+    folder: Path,
+    *,
+    seed: int,
+    layers: int = 1,
+    hidden: int = 32,
+    characters: str = CHARACTERS,
+    positions: int = 128,
+    head_dim: int = 32,
 ) -> Path:
     """Save a tiny Qwen3 model with its tokenizer."""
     size = make_tokenizer(folder, characters)
@@ -57,8 +64,8 @@ def make_model(
         num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
-        head_dim=32,  # the smallest that vLLM takes on a CPU
-        max_position_embeddings=128,
+        head_dim=head_dim,  # 32 is the smallest that vLLM takes on a CPU
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
         eos_token_id=2,
         pad_token_id=0,

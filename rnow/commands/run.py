@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +33,17 @@ def dry_run(request: RunRequest, as_json: bool) -> int:
 
 
 def run(request: RunRequest, as_json: bool) -> int:
-    """Train and show every event. Errors are shown here, where the display and the run's folder are known."""
+    """Train and show every event. Errors are shown here, where the display and the run's folder are known.
+
+    Under torchrun the processes above rank 0 only help to train.
+    """
     validate.check_arguments(request.directory, request.overrides)
     require_training_packages()
+    if int(os.environ.get("RANK", "0")) > 0:
+        from rnow_core.jobs.rank import follow
+
+        follow()
+        return 0
     load_env_file(request.directory)
     display = choose_display(as_json)
     watched = _Watched(display)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rnow.display.lines import table
@@ -13,7 +13,35 @@ IN_BYTES = ("memory", "disk")
 
 def plan_table(plan: Mapping[str, Any]) -> list[str]:
     """Key and value of everything in the plan; what is named `memory...` or `disk...` is in bytes."""
-    return table({key: _size(value) if key.startswith(IN_BYTES) else value for key, value in plan.items()})
+    shown = {key: _size(value) if key.startswith(IN_BYTES) else value for key, value in plan.items()}
+    if "placement" in plan:
+        shown["placement"] = "; ".join(_placement(plan["placement"]))
+    return table({key: value for key, value in shown.items() if value != {}})
+
+
+def _placement(placement: Mapping[str, Any]) -> list[str]:
+    """Who works where, and why."""
+    servers = [
+        f"{verb} on GPU {_numbers(placement[role]['gpus'])}{_cut(placement[role])}"
+        for role, verb in (("inference", "samples"), ("teacher", "teacher"))
+        if placement[role]["gpus"]
+    ]
+    trainer = [f"trains on GPU {_numbers(placement['trainer'])}"] if placement["trainer"] else []
+    ranks = [f"{placement['ranks']} training ranks"] if placement["ranks"] > 1 else []
+    return [*servers, *trainer, *ranks, *placement["reasons"]]
+
+
+def _numbers(gpus: Sequence[int]) -> str:
+    return ",".join(map(str, gpus))
+
+
+def _cut(role: Mapping[str, Any]) -> str:
+    parts = [
+        f"{name} parallel {role[key]}"
+        for key, name in (("tensor", "tensor"), ("data", "data"))
+        if role[key] > 1
+    ]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _size(value: Any) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from rnow_core.models.seams import Learner, Sampler, Teacher
 
 SELF = "self"
-FIRST_VERSION = "student-000000"
+
+Role = Literal["student", "teacher", "trainer"]
 
 Progress = Callable[[float, str], None]
 """Called while something takes long to start: seconds so far, and what is being waited for."""
@@ -18,7 +19,8 @@ Progress = Callable[[float, str], None]
 class Engine(Protocol):
     """Sampler and teachers of one kind. Complete only after `start`.
 
-    `context_window` is how many tokens a conversation may have here. `adapters` is where the learner publishes its versions, None where the sampler shares its weights.
+    `context_window` is how many tokens a conversation may have here. `adapters` is where the learner publishes its
+    versions, None where the sampler shares its weights.
     For the self-check, `student_as_teacher` scores weights of the student in the way that teachers score, and
     `student_here` scores the same weights in this process (None: they are the learner's own).
     """
@@ -33,6 +35,10 @@ class Engine(Protocol):
 
     async def start(self, learner: Learner, progress: Progress) -> None:
         """Start what has to be started, and give the sampler the learner's weights."""
+        ...
+
+    async def take_turn(self, role: Role) -> None:
+        """Give the device to a role, where roles share one that does not hold them all."""
         ...
 
     async def close(self) -> None:

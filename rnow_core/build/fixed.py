@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+from rnow_core.build.placement import EngineName, Placement
 from rnow_core.config.schema import Config
+from rnow_core.errors import EnvironmentMissing
 from rnow_core.models.device import cpu_threads, pick_device
 from rnow_core.models.microbatch import token_budget
 
@@ -17,44 +19,61 @@ SLOTS_AT_LEAST = 256
 
 @dataclass(frozen=True)
 class Fixed:
-    """Engine, device and sizes; a resumed run computes with the same."""
+    """Engine, device, sizes and placement; a resumed run computes with the same."""
 
-    engine: Literal["hf", "vllm"]
+    engine: EngineName
     device: str
     threads: int
     micro_batch_tokens: int
     gradient_checkpointing: bool
     kv_tokens: int
     slots: int
+    placement: Placement
+
+    @classmethod
+    def stored(cls, data: Mapping[str, Any]) -> Fixed:
+        """What `dataclasses.asdict` made of it, read back from a run's config.json."""
+        return cls(**{**data, "placement": Placement.stored(data["placement"])})
 
 
-def choose_fixed(config: Config, kv_tokens: int, parameters: int) -> Fixed:
-    """The sizes of a new run on this machine.
+def choose_fixed(config: Config, plan: Mapping[str, Any]) -> Fixed:
+    """The sizes of a new run on this machine, from its preflight's plan.
 
-    `kv_tokens` is what the plan gives the sampler's cache, `parameters` the size of the larger model.
+    Raises:
+        EnvironmentMissing: the plan counts on a GPU that torch cannot use.
     """
-    device = pick_device()
+    placement = Placement.stored(plan["placement"])
+    device = _trainer_device(placement)
     wanted = config.trainer.gradient_checkpointing
+    larger = max(plan["student_parameters"], plan["teacher_parameters"] or 0)
     return Fixed(
-        engine=choose_engine(config, device.type),
-        device=str(device),
-        threads=cpu_threads(parameters),
-        micro_batch_tokens=token_budget(config.trainer.micro_batch_tokens, device.type),
-        gradient_checkpointing=device.type == "cuda" if wanted == "auto" else wanted,
-        kv_tokens=kv_tokens,
+        engine=plan["engine"],
+        device=device,
+        threads=max(1, cpu_threads(larger) // placement.ranks),
+        micro_batch_tokens=token_budget(config.trainer.micro_batch_tokens, device.split(":")[0]),
+        gradient_checkpointing=device != "cpu" if wanted == "auto" else wanted,
+        kv_tokens=plan["kv_tokens"],
         slots=max(SLOTS_AT_LEAST, config.data.batch_size * config.data.group_size),
+        placement=placement,
     )
 
 
-def choose_engine(config: Config, device_type: str) -> Literal["hf", "vllm"]:
-    """`auto` is vllm for servers elsewhere, and where it is importable, a GPU is there and the student is an adapter."""
-    wanted = config.rollout.engine
-    if wanted != "auto":
-        return wanted
-    if config.rollout.url or any(teacher.url for teacher in config.teacher):
-        return "vllm"
-    fits = device_type == "cuda" and find_spec("vllm") is not None and config.model.qlora_rank > 0
-    return "vllm" if fits else "hf"
+def _trainer_device(placement: Placement) -> str:
+    """`cpu`, or the first of the trainer's GPUs."""
+    usable = pick_device().type == "cuda"
+    if not placement.trainer and usable:
+        raise EnvironmentMissing(
+            "torch can use a GPU here, but nvidia-smi, which the plan asks for its memory, does not show one",
+            "put nvidia-smi on the PATH, or hide the GPU: CUDA_VISIBLE_DEVICES= rnow run",
+        )
+    if not placement.trainer:
+        return "cpu"
+    if not usable:
+        raise EnvironmentMissing(
+            "this machine has a GPU, and the installed torch cannot use it",
+            "install torch's CUDA build (pip install torch), or hide the GPU: CUDA_VISIBLE_DEVICES= rnow run",
+        )
+    return f"cuda:{placement.trainer[0]}"
 
 
 def samples_plainly(config: Config) -> bool:

@@ -1,17 +1,22 @@
-"""Config -> the student and its learner."""
+"""Config -> the student and its learner, on every trainer rank."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from rnow_core.algo.head import token_logprobs
 from rnow_core.algo.objective import PolicyObjective
 from rnow_core.build.fixed import Fixed, model_path, samples_plainly
-from rnow_core.config.schema import Config
+from rnow_core.config.schema import Config, resolved
 from rnow_core.models.causal_lm import CausalLM, load_student
-from rnow_core.models.device import DeviceThread, device_named
+from rnow_core.models.device import DeviceThread, device_named, use_device
 from rnow_core.models.hf_learner import HFLearner
 from rnow_core.models.optimizer import OptimizerSettings
+from rnow_core.models.rank_processes import rank_device
+from rnow_core.models.ranks import OneRank, Ranks
 
 
 def load_student_of(config: Config, fixed: Fixed, project_dir: Path) -> CausalLM:
@@ -30,8 +35,58 @@ def load_student_of(config: Config, fixed: Fixed, project_dir: Path) -> CausalLM
     )
 
 
+def announce(ranks: OneRank, config: Config, fixed: Fixed, project_dir: Path, total_steps: int) -> None:
+    """Tell the followers what to load; they load it while this rank loads its own, up to `make_learner`."""
+    setup = {
+        "config": resolved(config),
+        "fixed": asdict(fixed),
+        "project_dir": str(project_dir.resolve()),
+        "total_steps": total_steps,
+    }
+    with ranks.leading("set up", setup):
+        pass
+
+
+def make_follower(ranks: Ranks, setup: Mapping[str, Any]) -> HFLearner:
+    """A follower's learner, from what rank 0 announced."""
+    with ranks.together():
+        config, fixed = Config.model_validate(setup["config"]), Fixed.stored(setup["fixed"])
+        fixed = replace(fixed, device=rank_device(fixed.device, fixed.placement.trainer))
+        device = DeviceThread(fixed.threads)
+        device.call(use_device, device_named(fixed.device))
+        student = device.call(load_student_of, config, fixed, Path(setup["project_dir"]))
+        learner = _learner(config, fixed, student, device, setup["total_steps"], ranks)
+    learner.align()
+    return learner
+
+
 def make_learner(
-    config: Config, fixed: Fixed, student: CausalLM, device: DeviceThread, total_steps: int
+    config: Config,
+    fixed: Fixed,
+    student: CausalLM,
+    device: DeviceThread,
+    total_steps: int,
+    ranks: OneRank | None = None,
+) -> HFLearner:
+    """Rank 0's learner. With several `ranks` it waits until the followers have theirs; all start equal.
+
+    Raises:
+        RunFailed: a follower could not load the model.
+    """
+    ranks = ranks or OneRank()
+    with ranks.together():
+        learner = _learner(config, fixed, student, device, total_steps, ranks)
+    learner.align()
+    return learner
+
+
+def _learner(
+    config: Config,
+    fixed: Fixed,
+    student: CausalLM,
+    device: DeviceThread,
+    total_steps: int,
+    ranks: OneRank,
 ) -> HFLearner:
     """The learner of a config, with its objective and optimizer settings."""
     algorithm, weights, trainer = config.algorithm, config.weights, config.trainer
@@ -63,4 +118,5 @@ def make_learner(
         token_logprobs=token_logprobs,
         settings=settings,
         micro_batch_tokens=fixed.micro_batch_tokens,
+        ranks=ranks,
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rnow_core.algo.head import token_logprobs
-from rnow_core.build.engine import FIRST_VERSION, SELF, Progress
+from rnow_core.build.engine import SELF, Progress, Role
 from rnow_core.build.fixed import Fixed, model_path
 from rnow_core.config.schema import Config
 from rnow_core.models.causal_lm import CausalLM, load_frozen
@@ -14,6 +14,7 @@ from rnow_core.models.device import DeviceThread, device_named
 from rnow_core.models.hf_sampler import HFSampler
 from rnow_core.models.hf_teacher import HFTeacher
 from rnow_core.models.seams import Learner, Sampler, Teacher
+from rnow_core.types import version_name
 
 
 class LocalEngine:
@@ -32,7 +33,7 @@ class LocalEngine:
         self.context_window = context_window
         teacher = device.call(_load_teacher, config, fixed, project_dir, student)
         self.adapters: Path | None = None
-        self.sampler: Sampler = _sampler(student, device, fixed, FIRST_VERSION)
+        self.sampler: Sampler = _sampler(student, device, fixed, version_name(0))
         self.teachers: Mapping[str, Teacher] = {}
         self.baseline: Sampler | None = None
         self.student_as_teacher: Teacher = scorer(student, device, fixed)
@@ -47,6 +48,9 @@ class LocalEngine:
     async def start(self, learner: Learner, progress: Progress) -> None:
         """Nothing to start: the sampler has the learner's weights; it only needs their name."""
         await self.sampler.use(learner.publish(self.adapters))
+
+    async def take_turn(self, role: Role) -> None:
+        """Nothing to hand over: all models stay where they are."""
 
     async def close(self) -> None:
         """Free samplers and teachers."""

@@ -49,7 +49,11 @@ MISSING: tuple[tuple[str, Uses, str], ...] = (
     ("rollout.max_tool_response", _set, "leave it out: there are no tools"),
     ("rollout.mcp_url", _set, "leave it out: there are no tools"),
     ("rollout.deadline", _set, "leave it out"),
-    ("trainer.async_level", _is(1), "use auto or 0"),
+    (
+        "resources.trainer_tensor_parallel",
+        lambda ranks: ranks not in (None, 1),
+        "use more trainer_gpus: one rank each",
+    ),
     ("trainer.train_on", _other_than("all_assistant"), "leave it out: it is for sft"),
     ("eval.pass_at", _other_than([1]), "leave it out: pass@1 is reported"),
     ("logging.trackio", _on, "use wandb_project, or read metrics.jsonl"),
@@ -59,7 +63,6 @@ MISSING: tuple[tuple[str, Uses, str], ...] = (
 
 MISSING_SECTIONS = {
     "sandbox": "leave it out: there are no sandboxes",
-    "resources": "leave it out: a run is one process on one device",
 }
 """Sections of which no key has an engine part."""
 
@@ -72,11 +75,6 @@ def _combinations(config: Config) -> list[Problem]:
     if config.rollout.engine == "hf":
         message = "not available yet: a server elsewhere together with `engine: hf`"
         problems = [Problem("RN140", url, message, "leave rollout.engine out") for url in urls]
-    elif config.model.qlora_rank == 0 and (urls or config.rollout.engine == "vllm"):
-        message = "not available yet: full fine-tuning (`qlora_rank: 0`) with vLLM"
-        problems = [
-            Problem("RN140", ("model", "qlora_rank"), message, "train an adapter, or set rollout.engine: hf")
-        ]
     return problems
 
 

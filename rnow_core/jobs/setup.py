@@ -64,8 +64,7 @@ def prepare_new(wanted: Wanted) -> Setup:
         WouldOverwrite: a run of this name exists.
     """
     project, plan = _require(check_project(wanted.project_dir, wanted.overrides), wanted.emit)
-    larger = max(plan["student_parameters"], plan["teacher_parameters"] or 0)
-    fixed = choose_fixed(project.loaded.config, plan["kv_tokens"], larger)
+    fixed = choose_fixed(project.loaded.config, plan)
     folder = RunFolder.create(wanted.project_dir, wanted.name)
     folder.write_config(stored_run(project, fixed, plan["steps"]))
     changes = [asdict(change) for change in project.loaded.changes]
@@ -111,7 +110,7 @@ def _resume(wanted: Wanted, folder: RunFolder) -> Setup:
     project, _ = _require(check_loaded(wanted.project_dir, loaded), wanted.emit)
     require_same_data(stored["data"], project)
     return _assemble(
-        wanted, project, Fixed(**stored["fixed"]), folder, stored["total_steps"], True, {"changes": []}
+        wanted, project, Fixed.stored(stored["fixed"]), folder, stored["total_steps"], True, {"changes": []}
     )
 
 
@@ -154,7 +153,7 @@ def _assemble(
         context_window=project.context_window,
         rewards=rewards,
         total_steps=total_steps,
-        phase=record.clock.phase,
+        clock=record.clock.phase,
     )
     if checkpoint is not None:
         _load(built.learner, checkpoint)
@@ -209,6 +208,7 @@ def _on_policy_run(
         record=record,
         stop=wanted.stop,
         watch_mismatch=samples_plainly(config),
+        async_level=built.async_level,
     )
 
 

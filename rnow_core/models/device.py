@@ -39,6 +39,18 @@ def device_named(name: str) -> torch.device:
     return device
 
 
+def use_device(device: torch.device) -> None:
+    """Make it the calling thread's current device: kernels that are compiled on the spot ask for that one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def free_cache() -> None:
+    """Give memory that torch holds and does not use back to the GPU, for other processes; nothing on a CPU."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def cpu_threads(parameters: int) -> int:
     """Cores for one CPU operation on a model of so many parameters: one for a tiny model, else torch's default.
 

@@ -36,7 +36,7 @@ def check_model_path(path: str) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """No bars and no notes of transformers' own: they would tear the command line's display."""
     shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
@@ -57,21 +57,25 @@ def load_model(path: str, dtype: torch.dtype, device: torch.device) -> Any:
     """
     check_model_path(path)
     hint = "use a smaller model, or free the device"
-    with memory_errors(f"loading {path}", hint), _quiet():
+    with memory_errors(f"loading {path}", hint), quietly():
         try:
             model, info = transformers.AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, attn_implementation=_attention(path), output_loading_info=True
+                path,
+                dtype=dtype,
+                attn_implementation=_attention(path),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise RnowError(f"{path}: could not load the model: {first}", _load_hint(path)) from error
-        _check_complete(path, info)
+        check_complete(path, info)
         return model.eval().to(device)
 
 
 def save_model(model: Any, folder: Path) -> None:
     """Write a whole model into an existing folder, readable by transformers."""
-    with _quiet(), _savable_generation_config(model):
+    with quietly(), _savable_generation_config(model):
         model.save_pretrained(folder)
 
 
@@ -104,7 +108,8 @@ def _load_hint(path: str) -> str:
     return "there is no such folder here: check the id, the network, and HF_TOKEN for gated models"
 
 
-def _check_complete(path: str, info: dict[str, Any]) -> None:
+def check_complete(path: str, info: dict[str, Any]) -> None:
+    """Raise RnowError for weights that transformers, by its loading info, did not find or found in another shape."""
     missing = sorted(str(key) for key in info.get("missing_keys", ()))
     mismatched = sorted(str(key) for key in info.get("mismatched_keys", ()))
     if missing or mismatched:

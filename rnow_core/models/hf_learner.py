@@ -1,23 +1,36 @@
-"""The learner on this machine: a transformers model, its adapter or all its weights, and the optimizer."""
+"""The learner: a transformers model, its adapter or all its weights, and the optimizer, on one or several ranks."""
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from rnow_core.errors import RunFailed
 from rnow_core.models.adapter import copy_tensors, restore_adapter, write_adapter
 from rnow_core.models.causal_lm import CausalLM
+from rnow_core.models.columns import Slab
 from rnow_core.models.device import DeviceThread, memory_errors
 from rnow_core.models.folder import load_model, save_model
 from rnow_core.models.microbatch import token_budget
 from rnow_core.models.optimizer import Optimizer, OptimizerSettings
+from rnow_core.models.ranks import OneRank
 from rnow_core.models.scoring import MEMORY_HINT, TokenLogprobs, score
-from rnow_core.models.training_pass import COLUMNS, Objective, PassResult, prepare, run_pass
+from rnow_core.models.shares import Share, share_out
+from rnow_core.models.training_pass import (
+    COLUMNS,
+    Objective,
+    PassResult,
+    TokenColumns,
+    check_columns,
+    prepare,
+    run_pass,
+)
 from rnow_core.types import AdapterVersion, Batch, ScoreRequest, UpdateResult
 
 KEPT_VERSIONS = 3
@@ -29,6 +42,9 @@ class HFLearner:
 
     `token_logprobs` and `objective` are the head and the loss of algo/, handed in so that this package does
     not depend on which one a run uses.
+
+    With several `ranks` every rank has the same weights and optimizer, and computes its share of each batch;
+    gradients are summed, so that all of them take the same step. The other methods are rank 0's.
     """
 
     def __init__(
@@ -40,8 +56,10 @@ class HFLearner:
         token_logprobs: TokenLogprobs,
         settings: OptimizerSettings,
         micro_batch_tokens: int | None = None,
+        ranks: OneRank | None = None,
     ) -> None:
         self._lm = lm
+        self._ranks = ranks or OneRank()
         self._device = device
         self._objective = objective
         self._token_logprobs = token_logprobs
@@ -50,14 +68,19 @@ class HFLearner:
         self._optimizer = Optimizer(lm.trainable_parameters(), settings)
         self._step = 0
 
+    def align(self) -> None:
+        """Give the weights of rank 0 to all ranks, each of which calls this once, before anything else."""
+        self._device.call(self._ranks.equalise, self._lm.trainable_parameters().values())
+
     def update(self, batch: Batch, step: int) -> UpdateResult:
         """`updates_per_batch` optimizer steps on the batch, each over all of it; `step` counts from 1.
 
         Loss and gradient norm are means over those steps, `clipped` too; `old` and `entropy` are from
         before the first. Without a trained token nothing changes. Raises RunFailed, before any weight
-        changes, when loss or gradient norm is not finite, and when memory runs out.
+        changes, when loss or gradient norm is not finite, when memory runs out, and when a rank is lost.
         """
-        return self._device.call(self._update, batch, step)
+        with self._ranks.leading("update", batch, step):
+            return self._device.call(self._update, batch, step)
 
     def logprobs(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
         """Score with the current weights, as a teacher does."""
@@ -82,29 +105,58 @@ class HFLearner:
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote: the next update continues as if nothing had happened."""
-        self._device.call(self._load_weights, folder)
-        self._step = self._device.call(self._optimizer.load, folder)
+        with (
+            self._ranks.leading("load", folder),
+            self._ranks.together(),
+            self._ranks.local_copy(folder) as here,
+        ):
+            self._device.call(self._load_weights, here)
+            self._step = self._device.call(self._optimizer.load, here)
 
     def _update(self, batch: Batch, step: int) -> UpdateResult:
         rate = self._settings.rate(step)
         if batch.trained_tokens == 0:
             self._step = step
             return UpdateResult(0.0, 0.0, rate, 0, {name: [] for name in COLUMNS})
-        with memory_errors(f"updating the student in step {step}", MEMORY_HINT):
-            tokens, parts = prepare(batch, self._lm, self._budget)
-            passes: list[PassResult] = []
-            norms: list[float] = []
-            for _ in range(self._settings.updates_per_batch):
+        with self._together(step):
+            check_columns(batch)
+            shares = share_out(batch, self._ranks.size)
+            tokens, parts = prepare(shares[self._ranks.rank].batch, self._lm, self._budget)
+        passes: list[PassResult] = []
+        losses: list[float] = []
+        norms: list[float] = []
+        for _ in range(self._settings.updates_per_batch):
+            with self._together(step):
                 old_N = passes[0].old_N if passes else None
-                self._optimizer.zero_grad()
-                passes.append(run_pass(self._lm, self._token_logprobs, self._objective, tokens, parts, old_N))
-                norms.append(self._apply(passes[-1], rate, step))
+                passes.append(self._pass(tokens, parts, old_N, batch.trained_tokens))
+            losses.append(sum(self._ranks.exchange(float(passes[-1].loss))))
+            with self._memory_errors(step):
+                self._ranks.sum_gradients(self._lm.trainable_parameters().values())
+                norms.append(self._apply(losses[-1], rate, step))
         self._step = step
-        return _result(passes, norms, rate, len(parts))
+        return UpdateResult(
+            loss=sum(losses) / len(losses),
+            grad_norm=sum(norms) / len(norms),
+            learning_rate=rate,
+            micro_batches=sum(self._ranks.exchange(len(parts))),
+            columns=_join(self._ranks.exchange(_columns(passes)), shares),
+        )
 
-    def _apply(self, done: PassResult, rate: float, step: int) -> float:
-        """Clip, check and step; returns the gradient norm before clipping."""
-        loss, norm = torch.stack([done.loss, self._optimizer.clip()]).tolist()
+    def _pass(self, tokens: TokenColumns, parts: list[Slab], old_N: Tensor | None, total: int) -> PassResult:
+        self._optimizer.zero_grad()
+        return run_pass(self._lm, self._token_logprobs, self._objective, tokens, parts, old_N, total)
+
+    @contextmanager
+    def _together(self, step: int) -> Iterator[None]:
+        with self._ranks.together(), self._memory_errors(step):
+            yield
+
+    def _memory_errors(self, step: int) -> AbstractContextManager[None]:
+        return memory_errors(f"updating the student in step {step}", MEMORY_HINT)
+
+    def _apply(self, loss: float, rate: float, step: int) -> float:
+        """Clip, check and step; returns the gradient norm before clipping. The same on all ranks."""
+        norm = float(self._optimizer.clip())
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._optimizer.zero_grad()
             raise RunFailed(
@@ -113,7 +165,7 @@ class HFLearner:
             )
         self._optimizer.step(rate)
         self._optimizer.zero_grad()
-        return float(norm)
+        return norm
 
     def _save_weights(self, folder: Path) -> None:
         if self._lm.peft is None:
@@ -129,15 +181,17 @@ class HFLearner:
         copy_tensors(saved.state_dict(), self._lm.model.state_dict(), folder)
 
 
-def _result(passes: list[PassResult], norms: list[float], rate: float, micro_batches: int) -> UpdateResult:
-    """Join the passes: means of loss, norm and `clipped`; the other columns from the first pass."""
-    columns = passes[0].columns_4N.clone()
+def _columns(passes: list[PassResult]) -> Tensor:
+    """Columns [4, N] over the passes, on the CPU: the mean of `clipped`, the others from the first pass."""
+    columns_4N = passes[0].columns_4N.clone()
     clipped = COLUMNS.index("clipped")
-    columns[clipped] = torch.stack([done.columns_4N[clipped] for done in passes]).mean(0)
-    return UpdateResult(
-        loss=float(torch.stack([done.loss for done in passes]).mean()),
-        grad_norm=sum(norms) / len(norms),
-        learning_rate=rate,
-        micro_batches=micro_batches,
-        columns=dict(zip(COLUMNS, columns.tolist(), strict=True)),
-    )
+    columns_4N[clipped] = torch.stack([done.columns_4N[clipped] for done in passes]).mean(0)
+    return columns_4N.cpu()
+
+
+def _join(columns: Sequence[Tensor], shares: Sequence[Share]) -> dict[str, list[float]]:
+    """The ranks' columns in the order of the whole batch, by name."""
+    whole_4N = torch.empty(len(COLUMNS), sum(len(share.trained_N) for share in shares))
+    for columns_4N, share in zip(columns, shares, strict=True):
+        whole_4N[:, share.trained_N] = columns_4N
+    return dict(zip(COLUMNS, whole_4N.tolist(), strict=True))

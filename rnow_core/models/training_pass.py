@@ -64,15 +64,14 @@ class PassResult:
 
 
 def prepare(batch: Batch, lm: CausalLM, budget: int) -> tuple[TokenColumns, list[Slab]]:
-    """Put a batch on the device as columns of its trained tokens and padded micro-batches.
+    """Put a rank's share of a batch on the device as columns of its trained tokens and padded micro-batches.
 
-    A batch with an empty `teacher` column has no teacher. ValueError when columns do not fit together.
+    A batch with an empty `teacher` column has no teacher; one without rows gives no micro-batches.
     """
-    _check_columns(batch)
-    ids_F = torch.tensor(batch.ids)
-    lm.check_ids(int(ids_F.max()), "training batch")
-    lengths_R = torch.tensor(batch.lengths)
-    chosen = choose(torch.tensor(batch.mask), lengths_R)
+    ids_F = torch.tensor(batch.ids, dtype=torch.int64)
+    lm.check_ids(max(batch.ids, default=0), "training batch")
+    lengths_R = torch.tensor(batch.lengths, dtype=torch.int64)
+    chosen = choose(torch.tensor(batch.mask, dtype=torch.bool), lengths_R)
     columns = _token_columns(batch, ids_F, chosen, lm.device)
     return columns, slabs(ids_F, lengths_R, chosen, budget, lm.device)
 
@@ -91,7 +90,8 @@ def _token_columns(batch: Batch, ids_F: Tensor, chosen: Chosen, device: torch.de
     )
 
 
-def _check_columns(batch: Batch) -> None:
+def check_columns(batch: Batch) -> None:
+    """ValueError when the columns of a batch do not fit together."""
     total = len(batch.ids)
     check_lengths(batch.lengths, total, "batch")
     for name in ("mask", "mu", "teacher", "task"):
@@ -107,13 +107,15 @@ def run_pass(
     tokens: TokenColumns,
     parts: list[Slab],
     old_N: Tensor | None,
+    total: int,
 ) -> PassResult:
-    """Accumulate the gradient of (summed loss / trained tokens of the step) over all micro-batches.
+    """Accumulate the gradient of (summed loss / `total`) over all micro-batches.
 
-    Without `old_N` the pass's own logprobs are the old ones: no weight changes before the pass is over.
+    `total` is the trained tokens of the whole step, of which these may be one rank's share: the shares' losses
+    and gradients add up to the step's. Without `old_N` the pass's own logprobs are the old ones: no weight
+    changes before the pass is over.
     """
-    total = len(tokens.ids_N)
-    columns_4N = torch.zeros(len(COLUMNS), total, device=lm.device)
+    columns_4N = torch.zeros(len(COLUMNS), len(tokens.ids_N), device=lm.device)
     loss = torch.zeros((), device=lm.device)
     for part in parts:
         n = part.chosen_N

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,9 @@ from rnow_core.errors import EnvironmentMissing, UsageError
 
 # vLLM's own list (vllm/config/lora.py, MaxLoRARanks): it refuses any other number.
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+MAX_LOGPROBS = 20
+"""vLLM's own default of `--max-logprobs`."""
 
 # A torchrun worker's variables would make vLLM join the trainer's process group.
 _TORCHRUN = re.compile(
@@ -35,7 +39,8 @@ class ServerSpec:
 
     `model` is a folder or a Hugging Face id, `name` what requests call its base weights. `lora_rank` is the largest
     rank that will be loaded, `lora_modules` the last names of the layers that adapters may change (`q_proj`, ...;
-    empty: all that vLLM knows, the output head among them). None leaves a number to vLLM.
+    empty: all that vLLM knows, the output head among them). None leaves a number to vLLM. `score_given` opens the
+    route that scores given ids as one array; vLLM 0.32 has it, and only its GPU runner answers there.
     """
 
     role: Literal["student", "teacher"]
@@ -49,7 +54,8 @@ class ServerSpec:
     max_model_len: int | None = None
     max_num_batched_tokens: int | None = None
     max_num_seqs: int | None = None
-    max_logprobs: int = 20
+    max_logprobs: int = MAX_LOGPROBS
+    score_given: bool = False
     prefix_caching: bool = True
     dtype: str = "auto"
     seed: int = 0
@@ -59,6 +65,14 @@ class ServerSpec:
     data_parallel: int = 1
     gpu_memory_utilization: float = 0.9
     sleep_mode: bool = False
+
+
+def has_binary_scores() -> bool:
+    """Whether the installed vLLM knows `--enable-scale-out`; looked up without importing it."""
+    found = find_spec("vllm")
+    return (
+        found is not None and Path(found.origin or "").with_name("entrypoints").joinpath("scale_out").is_dir()
+    )
 
 
 def served_lora_rank(rank: int) -> int:
@@ -72,6 +86,11 @@ def served_lora_rank(rank: int) -> int:
     )
 
 
+def served_max_logprobs(top: int) -> int:
+    """The `--max-logprobs` of a server that is asked for the `top` most likely ids of a position (0: none)."""
+    return max(MAX_LOGPROBS, top)
+
+
 def server_command(spec: ServerSpec, socket: Path) -> list[str]:
     """The server's argument list; it listens on the Unix socket only."""
     # -P: a project's own `tools.py` or `queue.py` must not be imported in place of a library's.
@@ -82,6 +101,7 @@ def server_command(spec: ServerSpec, socket: Path) -> list[str]:
     command += ["--logprobs-mode", "raw_logprobs", "--max-logprobs", str(spec.max_logprobs)]
     command += ["--enable-prefix-caching" if spec.prefix_caching else "--no-enable-prefix-caching"]
     command += ["--disable-uvicorn-access-log"]
+    command += ["--enable-scale-out"] if spec.score_given else []
     return command + _sizes(spec) + _lora(spec) + _device(spec)
 
 

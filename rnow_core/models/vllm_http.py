@@ -13,6 +13,7 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -117,7 +118,7 @@ class VLLMClient:
 
     Args:
         endpoint: where the server is.
-        max_in_flight: bound of concurrent requests; more than the server's `--max-num-seqs` only queues there.
+        max_in_flight: bound of concurrent POSTs; more than the server's `--max-num-seqs` only queues there.
         patience_s: how long a request is tried again after its first failure.
         timeout_s: how long one attempt may stay without an answer; a completion is answered when it is complete.
         on_down: called when the connection is refused or lost, once for all requests that lost it. It returns
@@ -149,6 +150,11 @@ class VLLMClient:
             limits=httpx2.Limits(max_connections=None, keepalive_expiry=IDLE_S),
         )
 
+    @property
+    def restarts(self) -> bool:
+        """Whether the server is restarted when it is gone: it is this run's own, and ends with it."""
+        return self._on_down is not None
+
     async def get(self, path: str) -> Any:
         """The decoded answer to a GET."""
         return await self._request("GET", path, None, lambda answer: answer, True)
@@ -179,7 +185,8 @@ class VLLMClient:
         self, method: str, path: str, body: dict[str, Any] | None, read: Callable[[Any], T], retry_5xx: bool
     ) -> T:
         patience = Patience(self._patience_s)
-        async with self._slots:
+        # a GET is a question of a moment, and its answer may be what a request that holds a slot waits for
+        async with self._slots if method == "POST" else nullcontext():
             try:
                 async for attempt in stamina.retry_context(
                     on=patience, attempts=None, timeout=None, wait_initial=0.1, wait_max=10.0, wait_jitter=0.5

@@ -45,6 +45,10 @@ _CAUSES = (
         "check the model's path: a folder with config.json and weights, or a Hugging Face id within reach",
     ),
     (
+        r"Unsupported CPU attention configuration: head_dim=(\d+)",
+        "vLLM's CPU kernels have no attention for heads of size {0}: set rollout.engine: hf",
+    ),
+    (
         r"(?i)architectures .* (are )?not supported",
         "vLLM cannot serve this architecture: set rollout.engine: hf",
     ),

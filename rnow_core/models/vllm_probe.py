@@ -13,6 +13,7 @@ from rnow_core.models.vllm_completion import PATH, completion_body
 from rnow_core.models.vllm_http import ServerError, VLLMClient
 from rnow_core.models.vllm_sampler import VLLMSampler
 from rnow_core.models.vllm_teacher import VLLMTeacher, scoring_body
+from rnow_core.models.vllm_versions import DEVELOPMENT, LABEL
 from rnow_core.types import SamplingParams, ScoreRequest
 
 PROBE_IDS = (1, 2, 3)
@@ -33,6 +34,7 @@ class ServerFacts:
     context_window: int
     version: str
     lora_routes: bool
+    weight_routes: bool
     prompt_logprobs: bool
     token_ids: bool
     raw_logprobs: bool
@@ -57,14 +59,15 @@ async def probe(client: VLLMClient, expected_model: str | None = None) -> Server
         context_window=int(card["max_model_len"]),
         version=str((await client.get("/version"))["version"]),
         lora_routes=await _has_route(client, LOAD),
+        weight_routes=await _has_route(client, LABEL),
         prompt_logprobs=await _scores(client, card["id"]),
         token_ids=await _returns_ids(client, card["id"]),
         raw_logprobs=await _raw(client, card["id"]),
     )
 
 
-def require_sampler(facts: ServerFacts, server: str, *, adapters: bool) -> None:
-    """Stop before anything is spent when a server cannot be sampled from.
+def require_sampler(facts: ServerFacts, server: str, *, adapters: bool, weights: bool = False) -> None:
+    """Stop before anything is spent when a server cannot be sampled from, or cannot load `adapters` or `weights`.
 
     Raises:
         RunFailed: naming what is missing and the flag that turns it on.
@@ -84,6 +87,8 @@ def require_sampler(facts: ServerFacts, server: str, *, adapters: bool) -> None:
             f"{server} cannot load adapters while it runs",
             "start it with --enable-lora --max-loras 2 and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
         )
+    if weights and not facts.weight_routes:
+        raise RunFailed(f"{server} (vLLM {facts.version}) cannot load weights while it runs", DEVELOPMENT)
 
 
 def require_teacher(facts: ServerFacts, server: str) -> None:
@@ -99,22 +104,41 @@ def require_teacher(facts: ServerFacts, server: str) -> None:
         )
 
 
+def require_window(facts: ServerFacts, server: str, window: int) -> None:
+    """Stop before anything is spent when a server takes shorter sequences than the run may make.
+
+    Raises:
+        RunFailed: naming both lengths.
+    """
+    if facts.context_window < window:
+        raise RunFailed(
+            f"{server} takes {facts.context_window} tokens, and conversations of this run may have {window}",
+            f"start it with --max-model-len {window}, or set rollout.max_context_window: {facts.context_window}",
+        )
+
+
 async def generate_and_rescore(
-    client: VLLMClient, model: str, prompt_ids: Sequence[int], *, context_window: int, n: int = 32
+    client: VLLMClient,
+    model: str,
+    prompt_ids: Sequence[int],
+    *,
+    context_window: int,
+    n: int = 32,
+    binary: bool = False,
 ) -> float:
     """The largest gap, in nats, between the logprobs of `n` tokens as generated and as scored afterwards.
 
-    Proves the one-position shift and the slice. The design's limit is 0.02.
+    Proves the one-position shift and the slice, in the form that the run will use. The design's limit is 0.02.
     """
     sampler = VLLMSampler(client, context_window=context_window - 1, base=model)
-    teacher = VLLMTeacher(client, context_window=context_window, model=model)
+    teacher = VLLMTeacher(client, context_window=context_window, model=model, binary=binary)
     done = await sampler.sample(prompt_ids, SamplingParams(max_tokens=n, stop_ids=()), key=1)
     request = ScoreRequest((*prompt_ids, *done.ids), len(prompt_ids))
     (scored,) = await teacher.score([request])
     return max(abs(a - b) for a, b in zip(done.logprobs, scored, strict=True))
 
 
-async def require_same_scores(client: VLLMClient, facts: ServerFacts) -> None:
+async def require_same_scores(client: VLLMClient, facts: ServerFacts, *, binary: bool = False) -> None:
     """Let a teacher generate a few tokens and score them: both must give the same logprobs.
 
     Raises:
@@ -122,7 +146,12 @@ async def require_same_scores(client: VLLMClient, facts: ServerFacts) -> None:
     """
     room = facts.context_window - len(PROBE_IDS) - 2
     gap = await generate_and_rescore(
-        client, facts.model, PROBE_IDS, context_window=facts.context_window, n=min(32, room)
+        client,
+        facts.model,
+        PROBE_IDS,
+        context_window=facts.context_window,
+        n=min(32, room),
+        binary=binary,
     )
     if gap > SAME_LOGPROB:
         raise RunFailed(
@@ -172,7 +201,7 @@ async def _scores(client: VLLMClient, model: str) -> bool:
     try:
         entries = await client.post(PATH, scoring_body(model, PROBE_IDS), _prompt_logprobs, retry_5xx=False)
     except ServerError as error:
-        if error.status is None or error.status in (401, 403):
+        if error.status is None or error.status in (401, 403) or error.status >= 500:
             raise
         return False
     return isinstance(entries, list) and len(entries) == len(PROBE_IDS)

@@ -1,24 +1,24 @@
-"""The vLLM form of the Sampler seam: many requests in flight, a new adapter version every step."""
+"""The vLLM form of the Sampler seam: many requests in flight, a new version every step."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from rnow_core.errors import RnowError
 from rnow_core.models.filters import check_params
-from rnow_core.models.vllm_adapters import Served, ServedAdapters
+from rnow_core.models.vllm_adapters import ServedAdapters
 from rnow_core.models.vllm_completion import PATH, completion_body, read_completion
-from rnow_core.models.vllm_http import ServerError, VLLMClient
+from rnow_core.models.vllm_http import VLLMClient
+from rnow_core.models.vllm_versions import Served, Versions
 from rnow_core.types import AdapterVersion, Completion, SamplingParams
 
 
 class VLLMSampler:
-    """Samples from the base model `base` of a server until `use` names an adapter.
+    """Samples from the base model `base` of a server until `use` names a version.
 
-    `context_window` is the server's max_model_len and `vocab_size` the model's rows (None: not checked here).
+    `versions` is how the server holds them: adapters by default, `ServedWeights` for whole models. `context_window`
+    is the server's max_model_len and `vocab_size` the model's rows (None: not checked here).
     The client stays the caller's, to be closed after the sampler.
     """
 
@@ -29,60 +29,52 @@ class VLLMSampler:
         context_window: int,
         vocab_size: int | None = None,
         base: str = "base",
+        versions: Versions | None = None,
     ) -> None:
         self._client = client
         self._window, self._vocab = context_window, vocab_size
-        self._adapters = ServedAdapters(client, base)
-        # another run on the same server may have used the same version names for other weights
-        self._salt = secrets.token_hex(8)
+        self._versions: Versions = versions or ServedAdapters(client, base)
+
+    def ask_for(self, name: str) -> None:
+        """Call the server's base model `name` from now on, as the probe found it."""
+        self._versions.ask_for(name)
 
     async def sample(self, ids: Sequence[int], params: SamplingParams, key: int) -> Completion:
         """Sample one completion behind `ids`; `key` (64 bit) seeds it. Logprobs are raw, at temperature 1.
 
-        A request keeps the version that was current when it was made, also when it is sent again.
+        A request keeps the version that was current when it was made, also when it is sent again, and the answer
+        names the version that it is from: a server that lost whole weights may get the next one's meanwhile.
 
         Raises:
             RnowError: parameters out of range, or a prompt that leaves no room in the context window.
             RunFailed: the server refuses, keeps failing, or answers what does not fit the request.
         """
         self._check(ids, params)
-        served = self._adapters.current
-        room = self._window - len(ids)
-        body = completion_body(
-            served.name,
-            ids,
-            replace(params, max_tokens=min(params.max_tokens, room)),
-            key,
-            f"{served.name}-{self._salt}",
-        )
-        with served.request():
-            try:
-                return await self._post(body, params, served)
-            except ServerError as error:
-                if error.status != 404 or served.path is None:
-                    raise
-                await self._adapters.restore(served)
-                return await self._post(body, params, served)
+        fitting = replace(params, max_tokens=min(params.max_tokens, self._window - len(ids)))
+        server = str(self._client.endpoint)
+
+        async def ask(served: Served) -> Completion:
+            body = completion_body(served.model, ids, fitting, key, served.salt)
+            return await self._client.post(
+                PATH, body, lambda answer: read_completion(answer, body, params, served.name, server)
+            )
+
+        return await self._versions.run(ask)
 
     async def use(self, version: AdapterVersion) -> None:
-        """Load the version's folder under its name and sample new requests from it.
+        """Load the version's folder and sample new requests from it.
 
-        Waits for requests of the version before the last one; the last one's go on undisturbed.
+        Requests in flight end with the version that they began with: adapters are loaded beside it, whole models
+        when the last of them is answered.
 
         Raises:
-            RunFailed: the server cannot load the folder; the version before stays in use.
+            RunFailed: the server cannot load the folder; nothing is sampled from weights in between.
         """
-        await self._adapters.switch(version)
+        await self._versions.switch(version)
 
     async def close(self) -> None:
         """Free what the sampler holds; the client and the server go on."""
-        await self._adapters.close()
-
-    async def _post(self, body: dict[str, Any], params: SamplingParams, served: Served) -> Completion:
-        server = str(self._client.endpoint)
-        return await self._client.post(
-            PATH, body, lambda answer: read_completion(answer, body, params, served.name, server)
-        )
+        await self._versions.close()
 
     def _check(self, ids: Sequence[int], params: SamplingParams) -> None:
         check_params(params)

@@ -13,7 +13,8 @@ import json
 import os
 import socket as sockets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +127,20 @@ class ManagedServer:
             if await self._answers():
                 return False
             if self.starts > self._max_restarts:
-                raise self._failure(f"{self._end()}, and was restarted {self._max_restarts} time(s) before")
+                before = f", and was restarted {self.starts - 1} time(s) before" if self.starts > 1 else ""
+                raise self._failure(self._end() + before)
             await self.stop()
             await self.start(self._progress)
             return True
+
+    @contextmanager
+    def without_restarts(self) -> Iterator[None]:
+        """For the first requests: a server that dies of them would die again, and nothing is lost by stopping."""
+        allowed, self._max_restarts = self._max_restarts, 0
+        try:
+            yield
+        finally:
+            self._max_restarts = allowed
 
     async def _answers(self) -> bool:
         deadline = time.monotonic() + PATIENCE_SECONDS

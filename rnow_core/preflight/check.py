@@ -14,11 +14,18 @@ from rnow_core.data.renderer import Renderer, template_options
 from rnow_core.data.rows import load_prompts
 from rnow_core.env.define import RewardInfo
 from rnow_core.env.rewards import inspect_rewards
-from rnow_core.errors import Finding, FindingsError, RnowError
+from rnow_core.errors import Finding, FindingsError, RnowError, UsageError
 from rnow_core.preflight.machine import check_packages
 from rnow_core.preflight.model_facts import ModelFacts
 from rnow_core.preflight.models import ModelFiles, check_adapter, read_model
-from rnow_core.preflight.plan import Known, disk_finding, longest_conversation, make_plan, memory_finding
+from rnow_core.preflight.plan import (
+    Known,
+    disk_finding,
+    longest_conversation,
+    make_plan,
+    memory_finding,
+    server_findings,
+)
 from rnow_core.preflight.report import Findings, Project, Report, presented
 from rnow_core.preflight.rows import (
     CountedPrompt,
@@ -95,11 +102,21 @@ def check_loaded(project_dir: Path, loaded: LoadedConfig) -> Report:
     if student.facts and student.renderer and window and rows and counted:
         tokens = [row.tokens for row in counted.train]
         known = Known(student.facts, teacher, rows.train, rows.held_out, tokens, window)
-        plan = make_plan(config, known, project_dir)
-        found.extend([*memory_finding(plan), *disk_finding(plan, project_dir)])
+        plan = _plan(config, known, project_dir, found)
         project = Project(project_dir, loaded, rows.train, rows.held_out, student.renderer, window, rewards)
     report = Report(presented(found.items, project_dir), plan, project)
     return report if report.ok else Report(report.findings, plan, None)
+
+
+def _plan(config: Config, known: Known, project_dir: Path, found: Findings) -> dict[str, Any]:
+    """The plan, and what it says against the run; empty when the roles cannot be placed."""
+    try:
+        plan = make_plan(config, known, project_dir)
+    except UsageError as error:
+        found.add(Finding("RN412", "error", error.message, error.hint, path="resources"))
+        return {}
+    found.extend([*memory_finding(plan), *server_findings(plan), *disk_finding(plan, project_dir)])
+    return plan
 
 
 def _context_window(config: Config, student: ModelFacts) -> int:

@@ -35,5 +35,6 @@ CODES: Final = {
     "RN401": "Python packages that the run needs are not installed",
     "RN410": "more memory than the machine has",
     "RN411": "more disk than is free",
+    "RN412": "roles that this machine's GPUs cannot take as configured",
 }
 """Code -> what it stands for. RN2xx: data; RN3xx: models; RN4xx: the machine."""

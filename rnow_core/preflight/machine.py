@@ -12,6 +12,7 @@ from rnow_core.config.schema import Config
 from rnow_core.errors import Finding
 
 TRAINING = ("torch", "transformers", "peft", "safetensors", "numpy")
+MIB = 2**20
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where Linux says how much memory a container may use: cgroup v2 and v1."""
 
@@ -34,26 +35,28 @@ def _missing(names: list[str], extra: str, why: str, path: str | None = None) ->
     return Finding("RN401", "warning", message, f'pip install "rnow-distill[{extra}]"', path=path)
 
 
-def available_memory() -> tuple[int, bool]:
-    """Bytes of the first GPU if the driver shows one, else of the machine or container; and whether it is a GPU."""
-    gpu = _gpu_memory()
-    if gpu is not None:
-        return gpu, True
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([machine, *_container_limits()]), False
-
-
-def _gpu_memory() -> int | None:
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if hidden or shutil.which("nvidia-smi") is None:
-        return None
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+def gpu_memory() -> list[int]:
+    """Bytes of each GPU that this process may use, in the order in which they are numbered; empty without one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible in ("", "-1") or shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    first = answer.stdout.split("\n")[0].strip()
-    return int(first) * 2**20 if answer.returncode == 0 and first.isdigit() else None
+        return []
+    rows = [[field.strip() for field in line.split(",")] for line in answer.stdout.splitlines()]
+    known = [row for row in rows if len(row) == 3 and row[2].isdigit()] if answer.returncode == 0 else []
+    if visible is None:
+        return [int(row[2]) * MIB for row in known]
+    named = [name.strip() for name in visible.split(",")]
+    return [int(row[2]) * MIB for name in named for row in known if row[0] == name or row[1].startswith(name)]
+
+
+def machine_memory() -> int:
+    """Bytes of main memory that this machine or container has."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *_container_limits()])
 
 
 def _container_limits() -> list[int]:

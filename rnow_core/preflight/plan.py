@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rnow_core.build.gpu_share import Needs
+from rnow_core.build.placement import engine_of, place, server_memory
 from rnow_core.config.schema import Config
 from rnow_core.data.batches import PromptBatches
 from rnow_core.errors import Finding
-from rnow_core.preflight.machine import available_memory, free_disk
-from rnow_core.preflight.memory import Sizes, cache_tokens, memory_plan, trained_parameters
+from rnow_core.preflight.machine import free_disk, gpu_memory, machine_memory
+from rnow_core.preflight.memory import Sizes, cache_bytes, cache_tokens, memory_plan, trained_parameters
 from rnow_core.preflight.model_facts import ModelFacts
 from rnow_core.types import Prompt
 
 GIB = 2**30
-CPU_TOKENS, GPU_TOKENS = 8192, 16384
+CPU_TOKENS, GPU_TOKENS = 2048, 16384
 """Padded tokens of a micro-batch where the config leaves it open (models.microbatch has the reason)."""
 
 SAVED_BYTES = 4 + 8
@@ -69,25 +72,51 @@ def longest_conversation(prompt_tokens: Sequence[int], max_tokens: int, context_
 
 
 def _memory(config: Config, known: Known, rollouts: int) -> dict[str, Any]:
+    """Engine, device, cache and bytes of the process that trains, and where the roles go."""
     longest = longest_conversation(known.prompt_tokens, config.rollout.max_tokens, known.context_window)
-    available, on_gpu = available_memory()
+    gpus = gpu_memory()
+    engine = engine_of(config, bool(gpus))
+    served = engine == "vllm"
+    sizes = _sizes(config, bool(gpus), longest)
+    available = min(gpus) if gpus else machine_memory()
+    local_teacher = None if served else known.teacher
+    kv_tokens = 0
+    if not served:
+        kv_tokens = cache_tokens(
+            known.student, known.teacher, sizes, available, wanted=rollouts * longest, least=longest
+        )
+    memory = memory_plan(known.student, local_teacher, sizes, kv_tokens)
+    needs = Needs(
+        gpu_memory=available,
+        student_weights=known.student.parameters * sizes.width,
+        teacher_weights=known.teacher.parameters * sizes.width if known.teacher else 0,
+        trainer_resident=memory["student_weights"] + memory["training"],
+        trainer_peak=memory["total"],
+        token_bytes=cache_bytes(known.student, None, sizes),
+        step_tokens=rollouts * longest,
+        longest=longest,
+    )
+    placement = place(config, engine, len(gpus), needs)
+    return {
+        "engine": engine,
+        "device": "gpu" if gpus else "cpu",
+        "placement": json.loads(json.dumps(asdict(placement))),
+        "kv_tokens": kv_tokens,
+        "memory": memory,
+        "memory_available": available,
+        "memory_of_servers": server_memory(placement, needs),
+    }
+
+
+def _sizes(config: Config, on_gpu: bool, longest: int) -> Sizes:
     wanted = config.trainer.gradient_checkpointing
     tokens = config.trainer.micro_batch_tokens or (GPU_TOKENS if on_gpu else CPU_TOKENS)
-    sizes = Sizes(
+    return Sizes(
         rank=config.model.qlora_rank,
         on_gpu=on_gpu,
         micro_batch_tokens=max(tokens, longest),
         checkpointing=on_gpu if wanted == "auto" else wanted,
     )
-    kv_tokens = cache_tokens(
-        known.student, known.teacher, sizes, available, wanted=rollouts * longest, least=longest
-    )
-    return {
-        "device": "gpu" if on_gpu else "cpu",
-        "kv_tokens": kv_tokens,
-        "memory": memory_plan(known.student, known.teacher, sizes, kv_tokens),
-        "memory_available": available,
-    }
 
 
 def _disk(config: Config, student: ModelFacts, steps: int, project_dir: Path) -> dict[str, Any]:
@@ -114,6 +143,22 @@ def memory_finding(plan: dict[str, Any]) -> list[Finding]:
     )
     hint = "lower trainer.micro_batch_tokens, rollout.max_tokens or data.group_size, or use smaller models"
     return [Finding("RN410", "warning", message, hint)]
+
+
+def server_findings(plan: dict[str, Any]) -> list[Finding]:
+    """RN412 (error) for a server whose share of its GPUs does not hold its weights and one conversation."""
+    return [
+        Finding(
+            "RN412",
+            "error",
+            f"the {role}'s server needs at least {memory['least'] / GIB:.1f} GiB of its GPU(s), and gets "
+            f"{memory['given'] / GIB:.1f} GiB",
+            "use smaller models, a shorter rollout.max_context_window, or more GPUs (resources)",
+            path="resources",
+        )
+        for role, memory in plan["memory_of_servers"].items()
+        if memory["given"] < memory["least"]
+    ]
 
 
 def disk_finding(plan: dict[str, Any], project_dir: Path) -> list[Finding]:

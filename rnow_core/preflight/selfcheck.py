@@ -4,22 +4,15 @@ teacher scores must be the same thing.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from rnow_core.data.seeds import sample_key
 from rnow_core.errors import RunFailed
 from rnow_core.models.seams import Teacher
-from rnow_core.rollout.episode import sample_episode
 from rnow_core.rollout.parts import RolloutParts
-from rnow_core.types import Prompt, Rollout, ScoreRequest
-
-CHECK_PROMPTS = 4
-CHECK_TOKENS = 32
-CHECK_OFFSET = 2_000_000
-"""Self-checks sample with seeds that no step uses."""
+from rnow_core.rollout.probe import probe
+from rnow_core.types import Prompt, ScoreRequest
 
 MAX_GAP = 50.0
 """Nats; a gap beyond it is as wrong as one of this size."""
@@ -79,20 +72,19 @@ async def self_check(
         tolerances: what counts as the same.
         student_here: the same weights scored in this process; None when they are the learner's.
     """
-    rollouts = await _sample(prompts, parts)
-    requests = [ScoreRequest(r.trajectory.ids_T, r.trajectory.prompt_length) for r in rollouts]
-    trained = _flat(await learner(requests))
-    sampled = [
-        mu for rollout in rollouts for mu in rollout.trajectory.mu_T[rollout.trajectory.prompt_length :]
-    ]
-    as_teacher = _flat(await student_as_teacher.score(requests))
-    here = trained if student_here is None else _flat(await student_here.score(requests))
+    async with parts.phase("rollout"):
+        requests, sampled = await probe(prompts, 0, parts)
+        as_teacher = _flat(await student_as_teacher.score(requests))
+    async with parts.phase("train"):
+        trained = _flat(await learner(requests))
+        here = trained if student_here is None else _flat(await student_here.score(requests))
     results = [
         _mismatch(trained, sampled, tolerances),
         _same_path(here, as_teacher, tolerances),
     ]
     for name, teacher in parts.teachers.items():
-        first, second = _flat(await teacher.score(requests)), _flat(await teacher.score(requests))
+        async with parts.phase("score"):
+            first, second = _flat(await teacher.score(requests)), _flat(await teacher.score(requests))
         results.append(_repeats(name, first, second, tolerances))
     return results
 
@@ -110,19 +102,6 @@ def require(results: Sequence[CheckResult]) -> None:
             "nothing was trained; sampler, learner and teacher disagree on the same ids, so training would be "
             "wrong. Try model.dtype: float32, then report this with logs and versions",
         )
-
-
-async def _sample(prompts: Sequence[Prompt], parts: RolloutParts) -> list[Rollout]:
-    short = replace(
-        parts, params=replace(parts.params, max_tokens=min(CHECK_TOKENS, parts.params.max_tokens))
-    )
-    chosen = prompts[:CHECK_PROMPTS]
-    keys = [sample_key(parts.seed, 0, prompt.index, CHECK_OFFSET, 0) for prompt in chosen]
-    return list(
-        await asyncio.gather(
-            *(sample_episode(prompt, 0, key, short) for prompt, key in zip(chosen, keys, strict=True))
-        )
-    )
 
 
 def _mismatch(trained: list[float], sampled: list[float], limits: Tolerances) -> CheckResult:

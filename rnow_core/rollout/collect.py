@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rnow_core.data.seeds import sample_key
 from rnow_core.errors import RolloutFailed, RunFailed
 from rnow_core.rollout.episode import sample_episode
 from rnow_core.rollout.parts import RolloutParts
 from rnow_core.rollout.score import score_rewards, score_with_teachers, with_task_advantages
-from rnow_core.types import Prompt, ScoredRollout
+from rnow_core.types import Prompt, ScoredRollout, version_step
 
 RETRY_OFFSET = 1_000_000
 """A retried step samples with other keys: its rollouts are numbered from here for their seeds."""
@@ -20,10 +20,13 @@ RETRY_OFFSET = 1_000_000
 
 @dataclass(frozen=True)
 class Collected:
-    """The surviving rollouts of a step, in the order of prompts and samples, and why the others failed."""
+    """The surviving rollouts of a step, in the order of prompts and samples, why others failed, and how many were
+    dropped because an older version than the run allows sampled them.
+    """
 
     rollouts: list[ScoredRollout]
     failures: tuple[str, ...] = ()
+    stale: int = 0
 
 
 async def collect(prompts: Sequence[Prompt], group_size: int, step: int, parts: RolloutParts) -> Collected:
@@ -34,22 +37,27 @@ async def collect(prompts: Sequence[Prompt], group_size: int, step: int, parts: 
     Raises:
         RunFailed: twice more than half of the rollouts failed; the message has the commonest cause.
     """
-    with parts.phase("rollout"):
+    wanted = len(prompts) * group_size
+    async with parts.phase("rollout"):
         sampled = await _sample(prompts, group_size, step, parts, offset=0)
-        if _too_few(sampled, len(prompts) * group_size):
-            sampled = await _sample(prompts, group_size, step, parts, offset=RETRY_OFFSET)
-    if _too_few(sampled, len(prompts) * group_size):
-        cause, count = Counter(sampled.failures).most_common(1)[0]
+        if _too_few(sampled, wanted):
+            again = await _sample(prompts, group_size, step, parts, offset=RETRY_OFFSET)
+            sampled = Collected(
+                again.rollouts, sampled.failures + again.failures, sampled.stale + again.stale
+            )
+    if _too_few(sampled, wanted):
+        causes = [*sampled.failures, *["sampled by too old a version"] * sampled.stale]
+        cause, count = Counter(causes).most_common(1)[0]
         raise RunFailed(
-            f"step {step}: {len(sampled.failures)} of {len(prompts) * group_size} rollouts failed, "
-            f"most often ({count}) with: {cause}",
+            f"step {step}: twice less than half of its {wanted} rollouts succeeded; most often ({count} times) "
+            f"with: {cause}",
             "fix the cause, then continue with: rnow run --resume",
         )
     scored = sampled.rollouts
     if not parts.score_by_group:
-        with parts.phase("score"):
+        async with parts.phase("score"):
             scored = await score_with_teachers(scored, parts)
-    return Collected(with_task_advantages(scored), sampled.failures)
+    return replace(sampled, rollouts=with_task_advantages(scored))
 
 
 def _too_few(collected: Collected, wanted: int) -> bool:
@@ -68,10 +76,17 @@ async def _sample(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
-    return Collected(
-        [rollout for group in groups for rollout in group.rollouts],
-        tuple(failure for group in groups for failure in group.failures),
-    )
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    fresh = [scored for scored in rollouts if not _stale(scored.rollout.policy, step, parts)]
+    failures = tuple(failure for group in groups for failure in group.failures)
+    return Collected(fresh, failures, len(rollouts) - len(fresh))
+
+
+def _stale(policy: str, step: int, parts: RolloutParts) -> bool:
+    """Whether a version is too old for a step; those of evaluations (step 0) never are."""
+    if step == 0 or parts.max_staleness is None:
+        return False
+    return step - 1 - version_step(policy) > parts.max_staleness
 
 
 async def _group(prompt: Prompt, group_size: int, step: int, parts: RolloutParts, offset: int) -> Collected:

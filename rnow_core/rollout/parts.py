@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rnow_core.data.renderer import Renderer
 from rnow_core.models.seams import Sampler, Teacher
 from rnow_core.types import Message, Prompt, SamplingParams
+
+Phase = Literal["rollout", "score", "train", "publish"]
 
 
 class RewardScorer(Protocol):
@@ -36,8 +38,12 @@ class RolloutParts:
     context_window: int
     seed: int
     template_options: Mapping[str, Any] = field(default_factory=dict)
-    phase: Callable[[str], AbstractContextManager[object]] = nullcontext
-    """Entered around each phase of a step ("rollout", "score", "train"), to time it."""
+    max_staleness: int | None = None
+    """How many versions a rollout may be behind the newest that its step could have been sampled from; None for
+    any, also for versions that are not the learner's.
+    """
+    phase: Callable[[Phase], AbstractAsyncContextManager[object]] = nullcontext
+    """Entered around each phase, to time it and to give the device to whoever works in it."""
 
     @property
     def score_by_group(self) -> bool:

@@ -25,6 +25,7 @@ def step_metrics(
     update: UpdateResult,
     seconds: Mapping[str, float],
     failed: int,
+    stale: int = 0,
 ) -> Metrics:
     """Everything that metrics.jsonl says about a step, from numbers that exist already.
 
@@ -40,14 +41,15 @@ def step_metrics(
     truncated_fraction, stop/<reason>        shares of the rollouts
     tokens/prompt, /completion, /trained, /per_second    completion = sampled; per second of the whole step
     time/*                    as given
-    rollouts/failed           rollouts that were dropped
+    rollouts/failed, /stale   rollouts that were dropped: failed, or sampled by too old a version
 
     Args:
         scored: the step's rollouts, in the order of the batch's rows.
         batch: what was trained.
         update: its columns have one value a trained token, in batch order.
         seconds: `PhaseClock.take()`.
-        failed: dropped rollouts.
+        failed: rollouts that failed.
+        stale: rollouts whose version was too old.
 
     Raises:
         ValueError: lengths that do not fit together.
@@ -64,6 +66,7 @@ def step_metrics(
         **_counts(scored, tokens, seconds),
         **seconds,
         "rollouts/failed": float(failed),
+        "rollouts/stale": float(stale),
     }
 
 

@@ -6,18 +6,24 @@ disk (track/), and which parts there are (build.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+
+import numpy as np
 
 from rnow_core.data.batches import PromptBatches
 from rnow_core.errors import Interrupted
 from rnow_core.models.device import DeviceThread
 from rnow_core.models.seams import Learner
-from rnow_core.rollout.collect import collect
+from rnow_core.rollout.collect import Collected, collect
 from rnow_core.rollout.evaluate import eval_metrics, evaluate
 from rnow_core.rollout.parts import RolloutParts
+from rnow_core.rollout.probe import probe
 from rnow_core.stop import StopSignal
+from rnow_core.track.aggregate import mismatch_kl
+from rnow_core.train.ahead import StepRollouts
 from rnow_core.train.alarm import check_mismatch
 from rnow_core.train.batch import to_batch
 from rnow_core.train.record import RunRecord
@@ -42,7 +48,10 @@ class EvalPlan:
 
 @dataclass(frozen=True)
 class OnPolicyRun:
-    """The parts and settings of a run. `adapters` is None where the sampler shares the learner's weights."""
+    """The parts and settings of a run. `adapters` is None where the sampler shares the learner's weights.
+
+    With `async_level` 1 a step is sampled while the one before it trains.
+    """
 
     prompts: PromptBatches
     group_size: int
@@ -57,6 +66,7 @@ class OnPolicyRun:
     record: RunRecord
     stop: StopSignal
     watch_mismatch: bool
+    async_level: int = 0
 
 
 async def train_on_policy(run: OnPolicyRun, first_step: int) -> None:
@@ -66,27 +76,47 @@ async def train_on_policy(run: OnPolicyRun, first_step: int) -> None:
         Interrupted: the user asked to stop; the finished step is saved.
         RunFailed: rollouts, update or the mismatch alarm say that going on makes no sense.
     """
-    for step in range(first_step, run.total_steps + 1):
-        stop_if_requested(run, step - 1)
-        await train_step(run, step)
-        last = step == run.total_steps
-        if run.evaluation and (last or _due(step, run.evaluation.every)):
-            await evaluate_student(run, run.evaluation, step)
-        if last or _due(step, run.save_every):
-            run.record.save(step, run.learner)
+
+    def collect_step(step: int) -> Awaitable[Collected]:
+        return collect(run.prompts.batch(step), run.group_size, step, run.parts)
+
+    rollouts = StepRollouts(collect_step, last_step=run.total_steps, ahead=run.async_level > 0)
+    try:
+        for step in range(first_step, run.total_steps + 1):
+            stop_if_requested(run, step - 1)
+            await train_step(run, step, rollouts)
+            last = step == run.total_steps
+            if run.evaluation and (last or _due(step, run.evaluation.every)):
+                await evaluate_student(run, run.evaluation, step)
+            if last or _due(step, run.save_every):
+                run.record.save(step, run.learner)
+    finally:
+        await rollouts.close()
 
 
-async def train_step(run: OnPolicyRun, step: int) -> None:
+async def train_step(run: OnPolicyRun, step: int, rollouts: StepRollouts) -> None:
     """One step: sample, score, update, publish, write down."""
-    prompts = run.prompts.batch(step)
-    collected = await collect(prompts, run.group_size, step, run.parts)
+    collected = await rollouts.take(step)
     batch = to_batch(collected.rollouts, mask_truncated=run.mask_truncated)
-    with run.parts.phase("train"):
+    async with run.parts.phase("train"):
         update = await run.device.run(run.learner.update, batch, step)
-    await run.parts.sampler.use(run.learner.publish(run.adapters))
-    metrics = run.record.step(step, collected, batch, update)
+        version = await run.device.run(run.learner.publish, run.adapters)
+    async with run.parts.phase("publish"):
+        await run.parts.sampler.use(version)
+    probed = await probed_mismatch(run, step) if run.async_level and run.watch_mismatch else None
+    metrics = run.record.step(step, collected, batch, update, probed)
     if run.watch_mismatch:
         check_mismatch(step, metrics["mismatch_kl"], run.record.warn)
+
+
+async def probed_mismatch(run: OnPolicyRun, step: int) -> float:
+    """`mismatch_kl` of the version just published, on a few short replies of its own.
+
+    The batch's rollouts are older than the learner here, so that their gap says nothing about correctness.
+    """
+    requests, sampled = await probe(run.prompts.batch(step), step, run.parts)
+    trained = await run.device.run(run.learner.logprobs, requests)
+    return mismatch_kl(np.array(list(chain.from_iterable(trained))), np.array(sampled))
 
 
 def stop_if_requested(run: OnPolicyRun, step: int) -> None:

@@ -38,13 +38,27 @@ class RunRecord:
     def __post_init__(self) -> None:
         self.checkpoints = Checkpoints(self.folder.checkpoints)
 
-    def step(self, step: int, collected: Collected, batch: Batch, update: UpdateResult) -> dict[str, float]:
-        """Write a step's traces and metrics, and tell whoever listens."""
+    def step(
+        self,
+        step: int,
+        collected: Collected,
+        batch: Batch,
+        update: UpdateResult,
+        probed: float | None = None,
+    ) -> dict[str, float]:
+        """Write a step's traces and metrics, and tell whoever listens.
+
+        `probed` is the mismatch on replies of the version just published, where the batch itself is older: it is
+        then `mismatch_kl`, and the batch's own figure `staleness_kl`.
+        """
         self._write_traces(step, collected, batch, update)
+        dropped = len(collected.failures), collected.stale
         metrics = {
-            **step_metrics(collected.rollouts, batch, update, self.clock.take(), len(collected.failures)),
+            **step_metrics(collected.rollouts, batch, update, self.clock.take(), *dropped),
             **peak_memory(),
         }
+        if probed is not None:
+            metrics |= {"staleness_kl": metrics["mismatch_kl"], "mismatch_kl": probed}
         self.current_step = step
         self._log(step, metrics)
         self.folder.write_status("running", step, self.total_steps, metrics)

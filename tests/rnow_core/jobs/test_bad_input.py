@@ -188,7 +188,7 @@ def test_a_reward_that_always_fails_stops_with_the_commonest_cause(project):
     )
     with pytest.raises(RunFailed) as error:
         start(project)
-    assert "8 of 8 rollouts failed" in error.value.message
+    assert "less than half of its 8 rollouts succeeded" in error.value.message
     assert "raised ValueError: no verdict (rewards.py:6)" in error.value.message
     assert "--resume" in error.value.hint
     assert saved_steps(project / "runs" / "one") == [0]

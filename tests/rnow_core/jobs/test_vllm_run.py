@@ -1,58 +1,87 @@
-"""Whole runs behind real vLLM servers: they start, survive a kill, agree with the learner, and leave nothing."""
+"""A whole run behind servers of its own: killed in the middle of a batch, it ends as if nothing had happened."""
 
+import asyncio
 import os
+import shutil
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from tiny import make_project
+from served_runs import STEPS, assert_complete, assert_same, processes_with, run, write_project
 
-from rnow_core.jobs.train import train
-from rnow_core.stop import StopSignal
+from rnow_core.models.vllm_http import VLLMClient
 
 pytestmark = [pytest.mark.vllm, pytest.mark.xdist_group("vllm")]
 
 
-def processes_with(text: str) -> list[int]:
-    """Ids of running processes whose command line holds the text."""
-    found = []
-    for folder in Path("/proc").iterdir():
+def signal_server(model: Path, number: signal.Signals) -> None:
+    """Send a signal to all processes of the server of a model folder, but not to its guardian."""
+    for pid in processes_with(str(model)):
+        if "guardian" not in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace"):
+            os.killpg(os.getpgid(pid), number)
+            return
+    raise AssertionError(f"no server of {model} is running")
+
+
+class Killer:
+    """Counts the requests that are on their way, and ends each server while some are.
+
+    The student's goes in step 2, when it has answered two of its rollouts. The teacher's is halted before step 3,
+    and goes when three requests for scores wait there.
+    """
+
+    def __init__(self, project: Path) -> None:
+        self._models = {role: project / role for role in ("student", "teacher")}
+        self.pending: Counter[str] = Counter()
+        self.answered: Counter[str] = Counter()
+        self.killed: dict[str, int] = {}
+        self._step = 0
+
+    async def post(self, real, client, path, *arguments, **options):
+        """`VLLMClient.post`, watched."""
+        role = "student" if "student" in client.endpoint.role else "teacher"
+        if "lora" in path:
+            return await real(client, path, *arguments, **options)
+        self.pending[role] += 1
+        if self._step == 2 and role == "teacher" and self.pending[role] == 3:
+            asyncio.get_running_loop().call_later(0.5, self._kill, role)
         try:
-            command = (folder / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if folder.name.isdigit() and text in command and int(folder.name) != os.getpid():
-            found.append(int(folder.name))
-    return found
+            return await real(client, path, *arguments, **options)
+        finally:
+            self.pending[role] -= 1
+            self.answered[role] += 1
+            if self._step == 1 and role == "student" and self.answered[role] == 2:
+                self._kill(role)
+
+    def on_event(self, event) -> None:
+        """Follow the steps that are done."""
+        if event.kind == "step":
+            self._step = event.fields["step"]
+            self.answered.clear()
+            if self._step == 2:
+                signal_server(self._models["teacher"], signal.SIGSTOP)
+
+    def _kill(self, role: str) -> None:
+        signal_server(self._models[role], signal.SIGKILL)
+        self.killed[role] = self.pending[role]
 
 
-def test_a_run_survives_the_death_of_its_student_server(tmp_path):
-    """One run with two managed servers; the student's is killed between two steps and the run goes on."""
-    pytest.importorskip("vllm")
-    project = make_project(
-        tmp_path,
-        rollout={"engine": "vllm", "max_tokens": 8},
-        trainer={"learning_rate": 0.05, "max_steps": 3, "save_step": 1},
-        teacher={"path": "./teacher", "eval_baseline": True},
-    )
-    events = []
+def test_servers_killed_in_the_middle_of_a_batch(
+    undisturbed, vllm_student, vllm_teacher, tmp_path, monkeypatch
+):
+    for role, served in (("student", vllm_student), ("teacher", vllm_teacher)):
+        shutil.copytree(served.model_folder, tmp_path / role)
+    project = write_project(tmp_path, rollout={"engine": "vllm"})
+    killer, post = Killer(project), VLLMClient.post
+    monkeypatch.setattr(VLLMClient, "post", lambda client, *a, **k: killer.post(post, client, *a, **k))
 
-    def emit(event):
-        events.append(event)
-        if event.kind == "step" and event.fields["step"] == 1:
-            killed = processes_with(str(project / "student"))
-            assert killed
-            for pid in killed:
-                if "guard" not in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace"):
-                    os.kill(pid, signal.SIGKILL)
-
-    summary = train(project, overrides=[], name="served", resume=False, emit=emit, stop=StopSignal())
-    steps = [event.fields["metrics"] for event in events if event.kind == "step"]
-    assert [metrics["tokens/trained"] > 0 for metrics in steps] == [True] * 3
-    # A rollout from old weights, or a wrong slice, would show here at once: the learning rate is large.
-    assert all(metrics["mismatch_kl"] < 1e-4 for metrics in steps)
-    assert all(event.fields["passed"] for event in events if event.kind == "check")
-    assert summary["teacher"] is not None
-    log = (project / "runs" / "served" / "logs" / "student-server.log").read_text()
-    assert log.count("--- start") == 2
+    ran = run(project, "killed", on_event=killer.on_event)
+    assert killer.killed["student"] >= 1
+    assert killer.killed["teacher"] >= 3
+    assert_complete(ran, STEPS)
+    assert all(check["passed"] for check in ran.of("check"))
+    assert_same(ran, undisturbed)
+    for role in ("student", "teacher"):
+        assert (ran.folder / "logs" / f"{role}-server.log").read_text().count("--- start") == 2
     assert processes_with(str(tmp_path)) == []

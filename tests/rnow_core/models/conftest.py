@@ -20,12 +20,6 @@ from transformers import (
     Qwen3Config,
 )
 from transformers.utils.logging import disable_progress_bar
-from vllm_fixtures import (  # noqa: F401
-    pytest_collection_modifyitems,
-    vllm_servers,
-    vllm_student,
-    vllm_teacher,
-)
 
 from rnow_core.algo.head import token_logprobs
 from rnow_core.algo.objective import PolicyObjective

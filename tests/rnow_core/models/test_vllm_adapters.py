@@ -90,7 +90,7 @@ def test_the_old_version_goes_after_its_last_request(vllm_student, adapters):
             finished = await slow
             await third
             last = await sampler.sample((6, 7), PARAMS, 1)
-            await asyncio.gather(*sampler._adapters._retiring)
+            await asyncio.gather(*sampler._versions._retiring)
             after = await served(client)
             await client.close()
             return finished, fresh, last, during, waiting, after
@@ -131,7 +131,7 @@ def test_a_version_that_the_server_lost_is_loaded_again(vllm_student, adapters):
     async def work(sampler, client):
         await sampler.use(version)
         before = await sample_all(sampler)
-        await client.post(UNLOAD, {"lora_name": "lost-1"}, str)
+        await client.post(UNLOAD, {"lora_name": sampler._versions.current.model}, str)
         return before, await sample_all(sampler)
 
     before, after = with_sampler(vllm_student, work)

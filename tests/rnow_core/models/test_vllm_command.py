@@ -9,6 +9,7 @@ from rnow_core.models.vllm_command import (
     LORA_RANKS,
     ServerSpec,
     served_lora_rank,
+    served_max_logprobs,
     server_command,
     server_environment,
 )
@@ -93,6 +94,15 @@ def test_a_rank_beyond_vllms_is_an_error_with_the_way_out():
     with pytest.raises(UsageError, match="qlora_rank is 513") as error:
         served_lora_rank(513)
     assert "hf" in error.value.hint
+
+
+def test_the_logprobs_of_a_server_hold_the_top_ids_that_it_is_asked_for():
+    assert [served_max_logprobs(top) for top in (0, 20, 21, 128)] == [20, 20, 21, 128]
+
+
+def test_the_route_for_given_ids_is_opened_on_request_only():
+    assert "--enable-scale-out" in options(replace(TEACHER, score_given=True))
+    assert "--enable-scale-out" not in options(TEACHER)
 
 
 def test_secrets_and_torchrun_stay_behind():

@@ -134,3 +134,18 @@ def test_the_probe_knows_the_server(vllm_student):
     assert facts.raw_logprobs
     assert facts.token_ids
     assert facts.prompt_logprobs
+
+
+def test_a_server_is_asked_by_its_own_name_for_the_model_that_the_config_names(vllm_student, reference):
+    """The config knows a folder; the server was started with another --served-model-name."""
+    folder = str(vllm_student.model_folder)
+    assert folder != vllm_student.name
+
+    async def work(sampler, client):
+        with pytest.raises(ServerError, match="404"):
+            await sampler.sample(PROMPTS[0], PARAMS, 0)
+        sampler.ask_for((await probe(client, folder)).model)
+        return await sample_all(sampler)
+
+    done = with_sampler(vllm_student, work, base=folder)
+    assert largest_gap(done, reference(requests_of(done))) < TOLERANCE

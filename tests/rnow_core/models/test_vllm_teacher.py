@@ -1,12 +1,12 @@
 """Scoring on real vLLM servers, compared with the local teacher on the same folders."""
 
 import asyncio
-import random
 
 import pytest
 import torch
 from fault_proxy import Fault, proxied
 from learner_reference import student
+from served_scoring import WINDOW, assert_same, make_requests, with_client
 
 from rnow_core.algo.head import token_logprobs
 from rnow_core.errors import RnowError, RunFailed
@@ -22,31 +22,11 @@ from rnow_core.models.vllm_teacher import TokenGate, VLLMTeacher, given_logprobs
 from rnow_core.types import AdapterVersion, SamplingParams, ScoreRequest
 
 pytestmark = [pytest.mark.vllm, pytest.mark.xdist_group("vllm")]
-WINDOW = 128
-TOLERANCE = 1e-3
-
-
-def make_requests(count=12, seed=0):
-    rng = random.Random(seed)
-    rows = [tuple(rng.randrange(48) for _ in range(rng.randint(2, WINDOW - 1))) for _ in range(count)]
-    requests = [ScoreRequest(ids, rng.randint(1, len(ids))) for ids in rows]
-    return [ScoreRequest(rows[0], len(rows[0])), ScoreRequest(rows[1], 1), *requests]
-
-
-def with_client(served, work):
-    async def main():
-        client = VLLMClient(Endpoint("teacher 'base'", socket=served.socket))
-        try:
-            return await work(client)
-        finally:
-            await client.close()
-
-    return asyncio.run(main())
 
 
 def score(served, requests, **changes):
     return with_client(
-        served, lambda client: VLLMTeacher(client, context_window=WINDOW, **changes).score(requests)
+        served.socket, lambda client: VLLMTeacher(client, context_window=WINDOW, **changes).score(requests)
     )
 
 
@@ -57,14 +37,6 @@ def local(folder, requests):
         return asyncio.run(HFTeacher(lm, device, token_logprobs=token_logprobs).score(requests))
     finally:
         device.close()
-
-
-def assert_same(got, expected):
-    assert [len(row) for row in got] == [len(row) for row in expected]
-    assert (
-        max(abs(a - b) for g, e in zip(got, expected, strict=True) for a, b in zip(g, e, strict=True))
-        < TOLERANCE
-    )
 
 
 @pytest.mark.parametrize("tokens_in_flight", [1 << 16, 130], ids=["all at once", "one by one"])
@@ -83,7 +55,7 @@ def test_what_was_generated_scores_the_same(vllm_teacher):
             require_sampler(facts, "teacher", adapters=True)
         return await generate_and_rescore(client, facts.model, (6, 7, 8), context_window=WINDOW)
 
-    assert with_client(vllm_teacher, work) < 0.02
+    assert with_client(vllm_teacher.socket, work) < 0.02
 
 
 def test_a_self_teacher_scores_with_the_base_weights_below_the_adapters(vllm_student, tmp_path):
@@ -104,7 +76,7 @@ def test_a_self_teacher_scores_with_the_base_weights_below_the_adapters(vllm_stu
         await sampler.close()
         return scored
 
-    assert_same(with_client(vllm_student, work), local(vllm_student.model_folder, requests))
+    assert_same(with_client(vllm_student.socket, work), local(vllm_student.model_folder, requests))
 
 
 def test_scores_survive_a_failing_server(vllm_teacher):
@@ -136,6 +108,19 @@ def test_what_cannot_be_scored_is_named(vllm_teacher, ids, message):
         score(vllm_teacher, [ScoreRequest(ids, 1)], vocab_size=48)
 
 
+def test_the_name_that_the_server_knows_may_come_later(vllm_teacher):
+    request = ScoreRequest((6, 7, 8), 1)
+
+    async def work(client):
+        teacher = VLLMTeacher(client, context_window=WINDOW, model="org/configured")
+        with pytest.raises(RunFailed, match=r"404.*org/configured"):
+            await teacher.score([request])
+        teacher.ask_for(vllm_teacher.name)
+        return await teacher.score([request])
+
+    assert_same(with_client(vllm_teacher.socket, work), local(vllm_teacher.model_folder, [request]))
+
+
 def test_an_id_beyond_an_unknown_vocabulary_is_the_servers_error(vllm_teacher):
     with pytest.raises(RunFailed, match=r"answered 400.*out of vocabulary"):
         score(vllm_teacher, [ScoreRequest((6, 4800), 1)])
@@ -149,7 +134,7 @@ def test_an_entry_of_two_ids_is_read_by_id(vllm_teacher):
         body = scoring_body("base", request.ids) | {"prompt_logprobs": 1}
         return await client.post(PATH, body, lambda answer: answer["choices"][0]["prompt_logprobs"])
 
-    entries = with_client(vllm_teacher, work)
+    entries = with_client(vllm_teacher.socket, work)
     assert {len(entry) for entry in entries[1:]} <= {1, 2}
     assert any(len(entry) == 2 for entry in entries[1:])
     assert_same([given_logprobs(entries, request, "teacher")], local(vllm_teacher.model_folder, [request]))
@@ -166,7 +151,10 @@ def test_an_entry_of_two_ids_is_read_by_id(vllm_teacher):
             "logprob of id 7 at position 1 is missing",
         ),
         ([None, {"7": {"logprob": -1.0}}, {"8": {"logprob": -9999.0}}], "id 8 at position 2 is -9999"),
-        ([None, {"7": {"logprob": -2.0, "rank": 1}, "9": {"logprob": -1.0}}, None], "rank 1"),
+        (
+            [None, {"7": {"logprob": -2.0, "rank": 1}, "9": {"logprob": -1.0}}, {"8": {"logprob": -1.0}}],
+            "rank 1",
+        ),
     ],
 )
 def test_an_answer_that_does_not_fit_is_an_error(entries, message):

@@ -68,7 +68,7 @@ def test_missing_wandb_is_said_where_it_is_asked_for(project, monkeypatch):
 
 
 def test_too_little_memory(project, monkeypatch):
-    monkeypatch.setattr(plan, "available_memory", lambda: (100_000, False))
+    monkeypatch.setattr(plan, "machine_memory", lambda: 100_000)
     finding = project.finding()
     assert (finding.code, finding.severity) == ("RN410", "warning")
     assert "activations" in finding.message

@@ -38,14 +38,14 @@ def assemble(folder, *overrides):
     project, config = report.project, report.project.loaded.config
     return project, build(
         config,
-        choose_fixed(config, report.plan["kv_tokens"], report.plan["student_parameters"]),
+        choose_fixed(config, report.plan),
         project_dir=folder,
         run_dir=folder / "runs" / "check",
         renderer=project.renderer,
         context_window=project.context_window,
         rewards=None,
         total_steps=4,
-        phase=lambda name: nullcontext(),
+        clock=lambda name: nullcontext(),
     )
 
 

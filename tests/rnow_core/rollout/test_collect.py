@@ -99,7 +99,7 @@ def test_a_step_with_too_few_rollouts_is_sampled_again(parts):
 def test_then_the_run_stops_with_the_commonest_cause(parts):
     with pytest.raises(RunFailed, match="ZeroDivisionError") as error:
         run(collect(prompts(2), 3, 1, replace(parts, rewards=LengthReward(fails=lambda call: True))))
-    assert "6 of 6" in error.value.message
+    assert "12 times" in error.value.message
     assert "--resume" in error.value.hint
 
 

@@ -59,6 +59,7 @@ def test_equals_plain_loops_on_random_steps(make_step, seed, turns):
         "grad_norm": 1.5,
         "learning_rate": 1e-4,
         "rollouts/failed": 3,
+        "rollouts/stale": 2,
         **SECONDS,
     }
     for reason in ("stop", "length", "context"):
@@ -68,7 +69,9 @@ def test_equals_plain_loops_on_random_steps(make_step, seed, turns):
         for value in {token[key] for token in tokens}:
             members = [number for number, token in zip(kl, tokens, strict=True) if token[key] == value]
             expected[f"teacher_kl/{prefix}{value}"] = mean(members)
-    assert step_metrics(scored, batch, update, SECONDS, failed=3) == pytest.approx(expected, abs=1e-12)
+    assert step_metrics(scored, batch, update, SECONDS, failed=3, stale=2) == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 def test_every_value_is_a_plain_float(make_step):

@@ -1,4 +1,7 @@
-"""Real vLLM servers for tests: one student and one teacher a session. Tests that need vLLM carry `vllm` marks."""
+"""Real vLLM servers for tests: one student and one teacher a session. Tests that need vLLM carry `vllm` marks.
+
+A plugin of the whole suite (tests/conftest.py), so that all its packages share the servers.
+"""
 
 import asyncio
 import importlib.util
@@ -6,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tiny import make_model
 
 from rnow_core.models.vllm_command import ServerSpec
 from rnow_core.models.vllm_server import ManagedServer
@@ -61,9 +63,12 @@ def _wanted(session: pytest.Session) -> list[str]:
 @pytest.fixture(scope="session")
 def vllm_servers(request, tmp_path_factory):
     """The servers that this session's tests ask for, started at the same time."""
+    from tiny import make_model  # here, because it imports torch
+
     root = tmp_path_factory.mktemp("vllm")
     models = {
-        role: make_model(root / role, seed=seed, layers=2) for role, seed in (("student", 1), ("teacher", 2))
+        role: make_model(root / role, seed=seed, layers=2, positions=2 * CONTEXT)
+        for role, seed in (("student", 1), ("teacher", 2))
     }
     servers = {role: ManagedServer(tiny_spec(role, models[role], root)) for role in _wanted(request.session)}
 

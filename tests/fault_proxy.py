@@ -24,13 +24,18 @@ class Fault:
 
 @dataclass
 class FaultProxy:
-    """Forwards to `upstream`, one connection a request. `faults` are used up by requests to `path`, in order."""
+    """Forwards to `upstream`, one connection a request. `faults` are used up, in order, by requests to `path`, or to
+    any where it is None.
+
+    `requests` counts by path, `delivered` the answers that went through, `failed` the faults that took one away.
+    """
 
     upstream: Path
-    path: str = "/v1/completions"
+    path: str | None = "/v1/completions"
     faults: deque[Fault] = field(default_factory=deque)
     requests: Counter[str] = field(default_factory=Counter)
     delivered: int = 0
+    failed: int = 0
     most_at_once: int = 0
     port: int = 0
     release: asyncio.Event = field(default_factory=asyncio.Event)
@@ -59,7 +64,7 @@ class FaultProxy:
             self.requests[path] += 1
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
-            fault = self.faults.popleft() if self.faults and path == self.path else Fault()
+            fault = self.faults.popleft() if self.faults and self.path in (None, path) else Fault()
             await self._answer(lines[0], body, fault, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
@@ -69,6 +74,7 @@ class FaultProxy:
 
     async def _answer(self, request_line: str, body: bytes, fault: Fault, writer) -> None:
         await asyncio.sleep(fault.wait)
+        self.failed += fault.drop or fault.cut or fault.status is not None
         if fault.drop:
             return
         if fault.status is not None:

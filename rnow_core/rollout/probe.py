@@ -1,0 +1,40 @@
+"""A few short replies of the version in use: what the sampler says of them is compared with other scorers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rnow_core.data.seeds import sample_key
+from rnow_core.rollout.episode import sample_episode
+from rnow_core.rollout.parts import RolloutParts
+from rnow_core.rollout.score import teacher_request
+from rnow_core.types import Prompt, ScoreRequest
+
+PROBE_PROMPTS = 4
+PROBE_TOKENS = 32
+PROBE_OFFSET = 2_000_000
+"""Probes sample with seeds that no step uses."""
+
+
+async def probe(
+    prompts: Sequence[Prompt], step: int, parts: RolloutParts
+) -> tuple[list[ScoreRequest], list[float]]:
+    """Sample short replies to the first prompts.
+
+    Returns:
+        Requests that score exactly the sampled ids, and the sampler's logprobs of them, flat in the same order.
+    """
+    short = replace(
+        parts, params=replace(parts.params, max_tokens=min(PROBE_TOKENS, parts.params.max_tokens))
+    )
+    chosen = prompts[:PROBE_PROMPTS]
+    keys = [sample_key(parts.seed, step, prompt.index, PROBE_OFFSET, 0) for prompt in chosen]
+    rollouts = await asyncio.gather(
+        *(sample_episode(prompt, 0, key, short) for prompt, key in zip(chosen, keys, strict=True))
+    )
+    sampled = [
+        mu for rollout in rollouts for mu in rollout.trajectory.mu_T[rollout.trajectory.prompt_length :]
+    ]
+    return [teacher_request(rollout) for rollout in rollouts], sampled
