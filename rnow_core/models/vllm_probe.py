@@ -199,7 +199,7 @@ async def _has_route(client: VLLMClient, path: str) -> bool:
 
 async def _scores(client: VLLMClient, model: str) -> bool:
     try:
-        entries = await client.post(PATH, scoring_body(model, PROBE_IDS), _prompt_logprobs, retry_5xx=False)
+        entries = await client.post(PATH, scoring_body(model, PROBE_IDS), _prompt_logprobs)
     except ServerError as error:
         if error.status is None or error.status in (401, 403) or error.status >= 500:
             raise
