@@ -53,10 +53,14 @@ format: install ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 bench: install  ## run the benchmarks, one JSON line each
-	@for name in head sampler phases; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	@for name in head sampler phases agent_overlap; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
-system-deps:    ## Debian packages (needs root); this version needs none
-	@echo "system-deps: this version needs no system packages"
+# podman needs iptables for its networks; the base image of the tests is made from busybox-static, offline.
+SYSTEM_PACKAGES := podman runc netavark aardvark-dns iptables busybox-static bubblewrap
+
+system-deps:    ## Debian packages for the tests with real containers (needs root)
+	@dpkg -s $(SYSTEM_PACKAGES) >/dev/null 2>&1 || \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM_PACKAGES))
 
 clean:          ## remove what make made
 	rm -rf $(VENV) $(DEMO_DIR) build dist

@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rnow.core import RewardArgs, get_response, reward
+    from rnow.core import RewardArgs, ToolArgs, get_response, reward, tool
 
-__all__ = ["RewardArgs", "get_response", "reward"]
+__all__ = ["RewardArgs", "ToolArgs", "get_response", "reward", "tool"]
 __version__ = "0.1.0"
 
-_IN_CORE = (*__all__, "tool", "ToolArgs", "llm_judge")
+_IN_CORE = (*__all__, "llm_judge")
 
 
 def __getattr__(name: str) -> Any:

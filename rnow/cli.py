@@ -183,6 +183,81 @@ def run(
     return command.dry_run(request, as_json) if dry_run else command.run(request, as_json)
 
 
+@app.command("test")
+def trial(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", show_default=False)] = None,
+    directory: Annotated[Path, typer.Option("--dir", "-d", metavar="DIR", help="The project.")] = Path(),
+    rollouts: Annotated[
+        int | None,
+        typer.Option(
+            "-n", metavar="N", min=1, help="Rollouts [default: of the first 3 rows; with --entry 1]."
+        ),
+    ] = None,
+    entry: Annotated[
+        str | None,
+        typer.Option("--entry", metavar="ROW", help="Only this row: 4, counted from 1, or train.jsonl:4."),
+    ] = None,
+    no_teacher: Annotated[
+        bool, typer.Option("--no-teacher", help="Leave the teacher out: faster, no KL.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Everything in full; tokens with the largest KL marked.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Sample a few rollouts with the project's student, tools and rewards, and show them. Trains nothing.
+
+    The conversations are shown with tool calls, tokens, rewards and the KL to the teacher, and saved below
+    runs/test-TIME/ in the form of a run's rollouts. The same command samples the same rollouts; seed=1 others.
+    Models run in this process unless the config asks for vllm, or they do not fit. Exit code 1 when a rollout failed.
+    """
+    from rnow.commands import test as command
+
+    request = command.TrialOptions(directory, tuple(overrides or ()), rollouts, entry, not no_teacher)
+    return command.test(request, verbose, as_json)
+
+
+@app.command()
+def doctor(
+    directory: Annotated[Path, typer.Option("--dir", "-d", metavar="DIR", help="The project.")] = Path(),
+    as_json: Json = False,
+) -> int:
+    """Check this machine: Python, packages, GPUs, disk, containers, keys; and the project around DIR, if any.
+
+    Exit code 3 when something needed is missing: Python 3.11, the training packages, a torch that can use the GPU
+    that is there; and for a project what it asks for: vllm, wandb, mcp, containers, bubblewrap, secrets. The rest
+    are warnings, and exit code 0.
+    """
+    from rnow.commands import doctor as command
+
+    return command.doctor(directory, as_json)
+
+
+sandbox = typer.Typer(help="Look at the containers that tools run in.", rich_markup_mode=None)
+app.add_typer(sandbox, name="sandbox")
+
+
+@sandbox.command("ls")
+def sandbox_ls(as_json: Json = False) -> int:
+    """List the containers of all runs on this machine."""
+    from rnow.commands import sandbox as command
+
+    return command.ls(as_json)
+
+
+@sandbox.command("gc")
+def sandbox_gc(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those of runs that are still going.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Remove the containers of runs that have ended."""
+    from rnow.commands import sandbox as command
+
+    return command.gc(everything, as_json)
+
+
 @app.command()
 def schema(
     field: Annotated[str, typer.Option("--field", metavar="a.b", help="Only this key of config.yml.")] = "",

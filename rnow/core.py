@@ -1,4 +1,4 @@
-"""What a project's Python files import: `from rnow.core import reward, RewardArgs, get_response`.
+"""What a project's Python files import: `from rnow.core import tool, ToolArgs, reward, RewardArgs, get_response`.
 
 `from rnow import ...` gives the same names.
 """
@@ -6,10 +6,11 @@
 from typing import Any
 
 from rnow_core.env.define import RewardArgs, get_response, reward
+from rnow_core.env.runner.toolkit import ToolArgs, tool
 
-__all__ = ["RewardArgs", "get_response", "reward"]
+__all__ = ["RewardArgs", "ToolArgs", "get_response", "reward", "tool"]
 
-_NOT_YET = ("tool", "ToolArgs", "llm_judge")
+_NOT_YET = ("llm_judge",)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,8 +14,12 @@ from typing import Any, Literal
 Message = dict[str, Any]
 """One chat message as JSON: role, content, and for tools tool_calls / tool_call_id."""
 
-StopReason = Literal["stop", "length", "context"]
-"""`stop`: a stop token was sampled. `length`: max_tokens reached. `context`: the context window is full."""
+StopReason = Literal["stop", "length", "context", "no_room", "max_turns", "tool_errors", "deadline"]
+"""Why a completion or an episode ended. `stop`: a stop token was sampled, and in an episode no turn follows.
+`length`: max_tokens reached. `context`: the context window cut the reply. Of episodes only: what a tool said does not
+fit behind a complete reply (`no_room`); `max_turns` reached; too many malformed tool calls (`tool_errors`); `deadline`
+passed, what was complete by then stays.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +121,16 @@ class Rollout:
     seconds: float
     turns_T: tuple[int, ...] = ()
     """Per token, the number of the sampled turn (from 1) that it belongs to; 0 where the mask is False."""
+    agentic: bool = False
+    """Whether its row had tools, and turns to use them."""
+    tool_calls: int = 0
+    tool_errors: int = 0
+    """Tool calls of the episode, and how many of them gave an error or were malformed."""
 
     @property
     def truncated(self) -> bool:
-        """True when the reply was cut instead of ended by the student."""
-        return self.stop_reason != "stop"
+        """True when the last reply was cut instead of ended by the student."""
+        return self.stop_reason in ("length", "context")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-pytest_plugins = ["vllm_fixtures"]
+pytest_plugins = ["vllm_fixtures", "container_fixtures"]
 
 
 def _has_gpu() -> bool:

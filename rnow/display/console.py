@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, TextIO
 
 from rnow_core.track.jsonable import dumps
 
-STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "magenta": "35", "cyan": "36"}
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def prepare_streams() -> None:
@@ -52,6 +55,11 @@ def is_terminal(stream: TextIO) -> bool:
 def paint(text: str, style: str, on: bool) -> str:
     """`text` in one of STYLES, or as it is when `on` is False."""
     return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if on and text else text
+
+
+def harmless(text: str) -> str:
+    """Text that somebody else wrote, with its control characters spelled out: it cannot steer the terminal."""
+    return _CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
 
 
 def flush() -> None:

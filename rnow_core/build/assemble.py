@@ -11,6 +11,7 @@ from rnow_core.build.fixed import Fixed
 from rnow_core.build.learner import announce, load_student_of, make_learner
 from rnow_core.build.local import LocalEngine
 from rnow_core.build.phases import STUDENT_SAMPLES, TEACHER_SAMPLES, Clock, make_phases
+from rnow_core.build.tools import RunTools
 from rnow_core.config.schema import Config
 from rnow_core.data.renderer import Renderer, template_options
 from rnow_core.models.causal_lm import CausalLM
@@ -30,6 +31,7 @@ class Built:
     ranks: OneRank
     learner: HFLearner
     engine: Engine
+    tools: RunTools
     training: RolloutParts
     evaluation: RolloutParts
     baseline: RolloutParts | None
@@ -37,8 +39,9 @@ class Built:
     async_level: int
 
     async def close(self) -> None:
-        """Free samplers and teachers, then the other ranks and the thread that the learner computes in."""
+        """Free tools, samplers and teachers, then the other ranks and the thread that the learner computes in."""
         try:
+            await self.tools.close()
             await self.engine.close()
         finally:
             await self.ranks.close()
@@ -54,6 +57,7 @@ def build(
     renderer: Renderer,
     context_window: int,
     rewards: RewardScorer | None,
+    tools: RunTools,
     total_steps: int,
     clock: Clock,
 ) -> Built:
@@ -79,6 +83,9 @@ def build(
         context_window=engine.context_window,
         seed=config.seed,
         template_options=template_options(config.rollout.reasoning_mode),
+        agent=tools.agent,
+        toolbox=tools.toolbox,
+        deadline=config.rollout.deadline,
         max_staleness=placement.async_level,
         phase=make_phases(clock, engine.take_turn, STUDENT_SAMPLES),
     )
@@ -89,6 +96,7 @@ def build(
         ranks=ranks,
         learner=learner,
         engine=engine,
+        tools=tools,
         training=training,
         evaluation=evaluation,
         baseline=_baseline(evaluation, engine, clock),

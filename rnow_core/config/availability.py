@@ -43,12 +43,6 @@ MISSING: tuple[tuple[str, Uses, str], ...] = (
     ("teacher.ema", _set, "leave it out"),
     ("teacher.quantization", _set, "leave it out"),
     ("algorithm.signal", _other_than("sampled"), "use sampled"),
-    ("rollout.max_turns", lambda turns: turns is not None and turns > 1, "set max_turns: 1"),
-    ("rollout.termination_policy", _other_than("last_tool"), "leave it out: replies are single turns"),
-    ("rollout.tool_timeout", _other_than(60.0), "leave it out: there are no tools"),
-    ("rollout.max_tool_response", _set, "leave it out: there are no tools"),
-    ("rollout.mcp_url", _set, "leave it out: there are no tools"),
-    ("rollout.deadline", _set, "leave it out"),
     (
         "resources.trainer_tensor_parallel",
         lambda ranks: ranks not in (None, 1),
@@ -60,11 +54,6 @@ MISSING: tuple[tuple[str, Uses, str], ...] = (
     ("logging.tensorboard", _on, "use wandb_project, or read metrics.jsonl"),
 )
 """Key, whether a value of it uses the feature, and what to do meanwhile."""
-
-MISSING_SECTIONS = {
-    "sandbox": "leave it out: there are no sandboxes",
-}
-"""Sections of which no key has an engine part."""
 
 
 def _combinations(config: Config) -> list[Problem]:
@@ -87,10 +76,6 @@ def unavailable(config: Config) -> list[Problem]:
         if uses(value)
     ]
     problems += _combinations(config)
-    for section, instead in MISSING_SECTIONS.items():
-        chosen, plain = getattr(config, section), type(getattr(config, section))()
-        keys = [key for key in type(chosen).model_fields if getattr(chosen, key) != getattr(plain, key)]
-        problems += [_not_yet((section, key), getattr(chosen, key), instead) for key in keys]
     return problems
 
 

@@ -37,6 +37,12 @@ class RolloutConfig(Section):
     deadline: Seconds | None = Field(
         default=None, description="Seconds for a whole rollout; null = no limit."
     )
+    max_malformed_calls: int = Field(
+        default=3, ge=0, description="Malformed tool calls of an episode; one more ends it."
+    )
+    tool_call_format: (
+        Literal["hermes", "qwen3_coder", "llama3_json", "mistral", "deepseek", "response_template"] | None
+    ) = Field(default=None, description="How the student writes tool calls; null = as its template does.")
     mcp_url: OptionalFiles = Field(
         default=None, description="MCP servers whose tools are offered: a URL or a list."
     )
@@ -74,15 +80,21 @@ class EvalConfig(Section):
 class SandboxConfig(Section):
     """Containers for tools and rewards."""
 
-    engine: Literal["auto", "docker", "podman"] = Field(
-        default="auto", description="The container program; auto = the first one found."
+    engine: Literal["auto", "docker", "podman", "modal", "none"] = Field(
+        default="auto",
+        description=(
+            "The container program; auto = docker or podman, the first that answers; modal = sandboxes of the "
+            "service Modal; none = sandboxed tools run as plain ones."
+        ),
     )
     scope: Literal["rollout", "run"] = Field(
         default="rollout", description="A container for each rollout, or one that the run shares."
     )
-    network: Literal["auto", "none"] = Field(
+    network: Literal["auto", "open", "none"] = Field(
         default="auto",
-        description="auto = open for rows with `docker`, private addresses blocked; none = closed.",
+        description=(
+            "auto = the internet for rows with `docker`, private addresses closed; open = those too; none = closed."
+        ),
     )
     memory: str = Field(
         default="2g",

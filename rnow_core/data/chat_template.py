@@ -77,6 +77,7 @@ class ChatTemplate:
         self.source = source
         self._special_tokens = dict(special_tokens)
         self._compiled = {name: self._compile(name, text) for name, text in templates.items()}
+        self._text_arguments: dict[str, bool] = {}
 
     def _compile(self, name: str, text: str) -> jinja2.Template:
         try:
@@ -84,6 +85,37 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             place = f"the chat template {name!r} of {self.source}, line {error.lineno}"
             raise RnowError(f"{place}: {error.message}") from error
+
+    def _takes_text(self, name: str) -> bool:
+        """True for a template that adds arguments to its text as they are, as DeepSeek's do.
+
+        Given an object it fails, or writes Python's form of it; given JSON it writes that. Some templates
+        write calls only where the content is null, others take no null: both are tried.
+        """
+        if name not in self._text_arguments:
+            arguments = {"argument": "value"}
+            given_text = [self._probe(name, content, _tojson(arguments)) for content in ("", None)]
+            given_object = [self._probe(name, content, arguments) for content in ("", None)]
+            self._text_arguments[name] = any(
+                as_text is not None
+                and _tojson(arguments) in as_text
+                and (as_object is None or repr(arguments) in as_object)
+                for as_text, as_object in zip(given_text, given_object, strict=True)
+            )
+        return self._text_arguments[name]
+
+    def _probe(self, name: str, content: str | None, arguments: Any) -> str | None:
+        """A small conversation with a tool call, or None when the template fails."""
+        function = {"name": "tool_name", "arguments": arguments}
+        call = {"id": "call00000", "type": "function", "function": function}
+        messages = [
+            {"role": "user", "content": "question"},
+            {"role": "assistant", "content": content, "tool_calls": [call]},
+        ]
+        try:
+            return self._compiled[name].render(messages=messages, tools=None, **self._special_tokens)
+        except (jinja2.TemplateError, TypeError, ValueError, AttributeError, LookupError):
+            return None
 
     def render(
         self,
@@ -94,9 +126,10 @@ class ChatTemplate:
     ) -> str:
         """The conversation as text. Raises TemplateRefused with the template's reason."""
         name = "tool_use" if tools and "tool_use" in self._compiled else "default"
+        as_text = any(message.get("tool_calls") for message in messages) and self._takes_text(name)
         try:
             return self._compiled[name].render(
-                messages=[_prepared(message) for message in messages],
+                messages=[_prepared(message, as_text) for message in messages],
                 tools=[dict(tool) for tool in tools] if tools else None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
@@ -107,20 +140,22 @@ class ChatTemplate:
             raise TemplateRefused(message, _advice(messages, str(error))) from error
 
 
-def _prepared(message: Message) -> Message:
-    """A message as templates expect it: content as one string, tool arguments as objects."""
+def _prepared(message: Message, arguments_as_text: bool) -> Message:
+    """A message as templates expect it: content as one string, tool arguments as objects (or as JSON)."""
     prepared = dict(message)
     if isinstance(prepared.get("content"), list):
         prepared["content"] = "".join(part["text"] for part in prepared["content"])
     if prepared.get("tool_calls"):
-        prepared["tool_calls"] = [_prepared_call(call) for call in prepared["tool_calls"]]
+        prepared["tool_calls"] = [_prepared_call(call, arguments_as_text) for call in prepared["tool_calls"]]
     return prepared
 
 
-def _prepared_call(call: Mapping[str, Any]) -> dict[str, Any]:
+def _prepared_call(call: Mapping[str, Any], as_text: bool) -> dict[str, Any]:
     function = call["function"]
     parsed = parse_arguments(function["arguments"])
-    return {**call, "function": function if parsed is None else {**function, "arguments": parsed}}
+    if parsed is None:
+        return {**call}
+    return {**call, "function": {**function, "arguments": _tojson(parsed) if as_text else parsed}}
 
 
 def _advice(messages: Sequence[Message], reason: str) -> str:

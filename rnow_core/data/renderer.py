@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ class Renderer:
 
     def __init__(self, files: TokenizerFiles) -> None:
         self.source = files.source
+        self.response_template = files.response_template
         self._files = files
         self._tokenizer = files.tokenizer
         self._template = ChatTemplate(files.source, files.templates, files.special_tokens)
@@ -86,6 +88,19 @@ class Renderer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of the ids; bytes that are not UTF-8 become replacement characters."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def harmless(self, text: str) -> str:
+        """The text with a gap in everything that would be read as a special token, such as the end of a turn.
+
+        For what comes from outside: a web page must not end a tool's turn and speak as the assistant.
+        """
+        return self._special_pattern.sub(lambda found: f"{found[0][:1]} {found[0][1:]}", text)
+
+    @cached_property
+    def _special_pattern(self) -> re.Pattern[str]:
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        words = sorted((token.content for token in added if token.special), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, words)) or r"(?!)")
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """One piece of text per id, for display."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from rnow_core.data.hub import quiet_hub
 from rnow_core.errors import EnvironmentMissing, RnowError
 
 _PATTERNS = (
@@ -27,13 +28,17 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What a model's folder says about text: tokenizer, templates by name, named special tokens, eos ids."""
+    """What a model's folder says about text: tokenizer, templates by name, named special tokens, eos ids.
+
+    `response_template` is the model's own description of its replies, where it ships one.
+    """
 
     source: str
     tokenizer: Tokenizer
     templates: Mapping[str, str]
     special_tokens: Mapping[str, str]
     generation_eos: tuple[int, ...]
+    response_template: Any = None
 
 
 def read_tokenizer_files(source: str | Path) -> TokenizerFiles:
@@ -54,6 +59,7 @@ def read_tokenizer_files(source: str | Path) -> TokenizerFiles:
         templates=templates,
         special_tokens=tokens,
         generation_eos=_generation_eos(folder),
+        response_template=config.get("response_template"),
     )
 
 
@@ -73,6 +79,7 @@ def _download(repo: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+    quiet_hub()
     try:
         return Path(snapshot_download(repo, allow_patterns=list(_PATTERNS)))
     except GatedRepoError as error:

@@ -14,25 +14,17 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, overload
 
+from rnow_core.env.runner.reward import RewardArgs, get_response
 from rnow_core.errors import RnowError
+
+__all__ = ["RewardArgs", "get_response", "reward"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class RewardArgs:
-    """What a reward knows besides the conversation: the row's `metadata` and `variables`, and the secrets
-    that the config names.
-    """
-
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    variables: Mapping[str, Any] = field(default_factory=dict)
-    secrets: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +39,7 @@ class RewardInfo:
     is_async: bool = False
     precondition: bool = False
     timeout: float | None = None
+    sandbox: bool = False
 
 
 class RewardDefinitionError(RnowError):
@@ -72,21 +65,27 @@ _SIGNATURE = "def {name}(args: RewardArgs, messages: list) -> float"
 def reward(function: Callable[P, R], /) -> Callable[P, R]: ...
 @overload
 def reward(
-    *, precondition: bool = False, timeout: float | None = None
+    *, precondition: bool = False, timeout: float | None = None, sandbox: bool = False
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def reward(
-    function: Callable[..., Any] | None = None, /, *, precondition: bool = False, timeout: float | None = None
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    precondition: bool = False,
+    timeout: float | None = None,
+    sandbox: bool = False,
 ) -> Any:
     """Register a function `(args: RewardArgs, messages: list) -> float`, sync or async, as a reward of its
     name.
 
     precondition: a gate; where it gives exactly 0 the rollout's total is 0. timeout: seconds for one call,
-    instead of `rollout.reward_timeout`. The function itself is returned unchanged. Raises
-    RewardDefinitionError, with file and line, for anything that could not be called that way.
+    instead of `rollout.reward_timeout`. sandbox: run it in the row's container, after the tools. The function
+    itself is returned unchanged. Raises RewardDefinitionError, with file and line, for anything that could not
+    be called that way.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        info = _describe(function, precondition, timeout)
+        info = _describe(function, precondition, timeout, sandbox)
         known = REGISTERED.get(info.name)
         if known is not None and (known[0].file, known[0].line) != (info.file, info.line):
             where = f"{known[0].file}:{known[0].line}"
@@ -97,14 +96,6 @@ def reward(
     return register if function is None else register(function)
 
 
-def get_response(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The text of the last assistant message; of list content, its text parts. "" if none."""
-    for message in reversed(messages):
-        if message.get("role") == "assistant":
-            return _text(message.get("content"))
-    return ""
-
-
 def total_reward(scores: Mapping[str, float], rewards: Mapping[str, RewardInfo]) -> float:
     """0 if any gate is exactly 0, else the sum of all scores, gates included."""
     if any(score == 0.0 and rewards[name].precondition for name, score in scores.items()):
@@ -112,25 +103,16 @@ def total_reward(scores: Mapping[str, float], rewards: Mapping[str, RewardInfo])
     return sum(scores.values())
 
 
-def _text(content: Any) -> str:
-    if isinstance(content, list):
-        parts = [
-            part.get("text") or ""
-            for part in content
-            if isinstance(part, Mapping) and part.get("type") == "text"
-        ]
-        return "".join(parts)
-    return content if isinstance(content, str) else ""
-
-
-def _describe(function: Callable[..., Any], precondition: bool, timeout: float | None) -> RewardInfo:
+def _describe(
+    function: Callable[..., Any], precondition: bool, timeout: float | None, sandbox: bool
+) -> RewardInfo:
     name = getattr(function, "__name__", repr(function))
     if not inspect.isfunction(function):
         raise TypeError(f"@reward expects a function, got {type(function).__name__} {name}")
     code = function.__code__
     file = os.path.relpath(code.co_filename)
     is_async = inspect.iscoroutinefunction(function)
-    info = RewardInfo(name, file, code.co_firstlineno, is_async, precondition, timeout)
+    info = RewardInfo(name, file, code.co_firstlineno, is_async, precondition, timeout, sandbox)
     _check_parameters(info, function)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise _problem(info, "it yields", "return one number instead")

@@ -16,7 +16,9 @@ from rnow_core.env.process import (
     worker_command,
     worker_environment,
 )
+from rnow_core.env.toolbox import ToolSession
 from rnow_core.env.worker import RewardWorker
+from rnow_core.errors import RunFailed
 from rnow_core.types import Message, Prompt
 
 
@@ -47,13 +49,39 @@ class ProjectRewards:
     """Scores finished rollouts with the rewards of their rows. The worker starts with the first one."""
 
     def __init__(
-        self, project: Path, *, timeout: float, log: Path, secrets: Mapping[str, str] | None = None
+        self,
+        project: Path,
+        *,
+        timeout: float,
+        log: Path,
+        secrets: Mapping[str, str] | None = None,
+        sandboxes: bool = True,
     ) -> None:
+        """`sandboxes` False runs sandboxed rewards like all others."""
+        self._sandboxes = sandboxes
+        self._timeout = timeout
         self._worker = RewardWorker(project, log, timeout=timeout, secrets=secrets)
 
-    async def score(self, prompt: Prompt, messages: list[Message]) -> dict[str, float]:
-        """One number for each reward that the row names; RewardFailure where one has none."""
-        return await self._worker.score(prompt.rewards, messages, prompt.metadata, prompt.variables)
+    async def score(
+        self, prompt: Prompt, messages: list[Message], session: ToolSession | None
+    ) -> dict[str, float]:
+        """One number for each reward that the row names, in that order; RewardFailure where one has none.
+
+        Sandboxed rewards run in the session's sandbox, with what its tools left there.
+        """
+        await self._worker.start()
+        known = self._worker.rewards
+        inside = [
+            name for name in prompt.rewards if name in known and known[name].sandbox and self._sandboxes
+        ]
+        outside = [name for name in prompt.rewards if name not in inside]
+        scores = await self._worker.score(outside, messages, prompt.metadata, prompt.variables)
+        for name in inside:
+            if session is None:
+                raise RunFailed(f"the sandboxed reward `{name}` has no session to run in")
+            limit = known[name].timeout or self._timeout
+            scores[name] = await session.reward(name, messages, limit)
+        return {name: scores[name] for name in prompt.rewards}
 
     def total(self, rewards: Mapping[str, float]) -> float:
         """The sum, or 0 where a gate is 0."""

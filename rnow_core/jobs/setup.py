@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 
 from rnow_core.build.assemble import Built, build
 from rnow_core.build.fixed import Fixed, choose_fixed, samples_plainly
+from rnow_core.build.phases import Clock
+from rnow_core.build.tools import make_tools, secrets_of
 from rnow_core.config.load import LoadedConfig
 from rnow_core.config.schema import Config, resolved
 from rnow_core.config.source import Source
@@ -63,7 +65,7 @@ def prepare_new(wanted: Wanted) -> Setup:
         FindingsError: the project has errors; nothing was written.
         WouldOverwrite: a run of this name exists.
     """
-    project, plan = _require(check_project(wanted.project_dir, wanted.overrides), wanted.emit)
+    project, plan = require_project(check_project(wanted.project_dir, wanted.overrides), wanted.emit)
     fixed = choose_fixed(project.loaded.config, plan)
     folder = RunFolder.create(wanted.project_dir, wanted.name)
     folder.write_config(stored_run(project, fixed, plan["steps"]))
@@ -107,15 +109,15 @@ def _resume(wanted: Wanted, folder: RunFolder) -> Setup:
         (),
         Source(str(folder.config_file), stored["config"], {}),
     )
-    project, _ = _require(check_loaded(wanted.project_dir, loaded), wanted.emit)
+    project, _ = require_project(check_loaded(wanted.project_dir, loaded), wanted.emit)
     require_same_data(stored["data"], project)
     return _assemble(
         wanted, project, Fixed.stored(stored["fixed"]), folder, stored["total_steps"], True, {"changes": []}
     )
 
 
-def _require(report: Report, emit: Emit) -> tuple[Project, dict[str, Any]]:
-    """The checked project; what is not an error is told, errors are raised."""
+def require_project(report: Report, emit: Emit) -> tuple[Project, dict[str, Any]]:
+    """The checked project and its plan; warnings are told, errors raised as FindingsError."""
     if report.project is None:
         raise FindingsError([f for f in report.findings if f.severity == "error"])
     for finding in report.findings:
@@ -141,20 +143,7 @@ def _assemble(
     fields = {"run": folder.name, "path": str(folder.path), "total_steps": total_steps, **told}
     fields["resumed_from"] = checkpoint.step if checkpoint else None
     wanted.emit(Event("run_started", fields))
-    rewards = ProjectRewards(
-        project.folder, timeout=config.rollout.reward_timeout, log=folder.logs / "rewards.log"
-    )
-    built = build(
-        config,
-        fixed,
-        project_dir=project.folder,
-        run_dir=folder.path,
-        renderer=project.renderer,
-        context_window=project.context_window,
-        rewards=rewards,
-        total_steps=total_steps,
-        clock=record.clock.phase,
-    )
+    rewards, built = load_parts(project, fixed, folder.path, total_steps, record.clock.phase)
     if checkpoint is not None:
         _load(built.learner, checkpoint)
     record.rewind(checkpoint)
@@ -165,6 +154,41 @@ def _assemble(
         rewards=rewards,
         checkpoint=checkpoint,
     )
+
+
+def load_parts(
+    project: Project, fixed: Fixed, run_dir: Path, total_steps: int, clock: Clock
+) -> tuple[ProjectRewards, Built]:
+    """Rewards, tools and models of a project; nothing is started yet. Logs go below `run_dir`."""
+    config = project.loaded.config
+    rewards = ProjectRewards(
+        project.folder,
+        timeout=config.rollout.reward_timeout,
+        log=run_dir / "logs" / "rewards.log",
+        secrets=secrets_of(config),
+        sandboxes=config.sandbox.engine != "none",
+    )
+    tools = make_tools(
+        config,
+        project.tools,
+        project.renderer,
+        sandboxed_rewards=any(info.sandbox for info in project.rewards.values()),
+        project=project.folder,
+        run_dir=run_dir,
+    )
+    built = build(
+        config,
+        fixed,
+        project_dir=project.folder,
+        run_dir=run_dir,
+        renderer=project.renderer,
+        context_window=project.context_window,
+        rewards=rewards,
+        tools=tools,
+        total_steps=total_steps,
+        clock=clock,
+    )
+    return rewards, built
 
 
 def _load(learner: Learner, checkpoint: Checkpoint) -> None:

@@ -83,6 +83,8 @@ async def _run(setup: Setup, started: float) -> dict[str, Any]:
 async def _start(setup: Setup) -> int:
     """Prove the parts, write checkpoint 0, measure before; the first step to train."""
     run, step = setup.run, setup.checkpoint.step if setup.checkpoint else 0
+    evaluated = run.evaluation.prompts if run.evaluation else ()
+    await setup.built.tools.start([*run.prompts.prompts, *evaluated])
     await setup.built.engine.start(run.learner, _tell(run.record.emit))
     await _prove(setup)
     run.record.folder.write_status("running", step, run.total_steps)

@@ -14,6 +14,7 @@ from rnow_core.data.renderer import Renderer, template_options
 from rnow_core.data.rows import load_prompts
 from rnow_core.env.define import RewardInfo
 from rnow_core.env.rewards import inspect_rewards
+from rnow_core.env.tool_types import ToolInfo
 from rnow_core.errors import Finding, FindingsError, RnowError, UsageError
 from rnow_core.preflight.machine import check_packages
 from rnow_core.preflight.model_facts import ModelFacts
@@ -33,17 +34,16 @@ from rnow_core.preflight.rows import (
     little_room,
     overlap,
     too_long,
-    unavailable_fields,
     unknown_ids,
     unknown_rewards,
     unknown_teachers,
 )
 from rnow_core.preflight.students import check_end_of_turn, check_ids, check_reasoning_mode, check_window
 from rnow_core.preflight.teachers import check_teacher_window, compare
+from rnow_core.preflight.tools import check_format, check_tools
 from rnow_core.types import Prompt
 
 CONFIG_FILE = "config.yml"
-TOOLS_FILE = "tools.py"
 SELF = "self"
 
 
@@ -90,7 +90,10 @@ def check_loaded(project_dir: Path, loaded: LoadedConfig) -> Report:
     window = _context_window(config, student.facts) if student.facts else None
     rows = _read_rows(project_dir, config, found)
     options = template_options(config.rollout.reasoning_mode)
-    counted = _count(rows, student.renderer, options, found) if rows and student.renderer else None
+    tools = check_tools(project_dir, config, [*rows.train, *rows.held_out], found) if rows else ()
+    counted = _count(rows, student.renderer, tools, options, found) if rows and student.renderer else None
+    if tools and student.renderer:
+        check_format(config, student.renderer, found)
     if counted and student.facts and window:
         _check_lengths(config, counted, student.facts, window, found)
     _check_student_text(config, student, options, found)
@@ -103,7 +106,9 @@ def check_loaded(project_dir: Path, loaded: LoadedConfig) -> Report:
         tokens = [row.tokens for row in counted.train]
         known = Known(student.facts, teacher, rows.train, rows.held_out, tokens, window)
         plan = _plan(config, known, project_dir, found)
-        project = Project(project_dir, loaded, rows.train, rows.held_out, student.renderer, window, rewards)
+        project = Project(
+            project_dir, loaded, rows.train, rows.held_out, student.renderer, window, rewards, tools
+        )
     report = Report(presented(found.items, project_dir), plan, project)
     return report if report.ok else Report(report.findings, plan, None)
 
@@ -147,11 +152,17 @@ def _read_rows(project_dir: Path, config: Config, found: Findings) -> Rows | Non
         return None
 
 
-def _count(rows: Rows, renderer: Renderer, options: Mapping[str, Any], found: Findings) -> Counted:
+def _count(
+    rows: Rows,
+    renderer: Renderer,
+    tools: Sequence[ToolInfo],
+    options: Mapping[str, Any],
+    found: Findings,
+) -> Counted:
     """Render and count every row."""
     parts: list[list[CountedPrompt]] = []
     for prompts in (rows.train, rows.held_out):
-        results = list(count_prompts(prompts, renderer, options))
+        results = list(count_prompts(prompts, renderer, tools, options))
         found.extend(result for result in results if isinstance(result, Finding))
         parts.append([result for result in results if isinstance(result, CountedPrompt)])
     return Counted(*parts)
@@ -218,14 +229,10 @@ def _check_fields(
     config: Config, project_dir: Path, rows: Rows | None, found: Findings
 ) -> Mapping[str, RewardInfo]:
     """What rows ask for by name: rewards, teachers, tools, containers. The project's rewards, if rows name any."""
-    if (project_dir / TOOLS_FILE).exists():
-        message = "this version does not use tools: replies are single turns"
-        found.add(Finding("RN233", "info", message, "it may stay", TOOLS_FILE))
     if rows is None:
         return {}
     prompts = [*rows.train, *rows.held_out]
     found.extend(overlap(rows.train, rows.held_out))
-    found.extend(unavailable_fields(prompts))
     if config.teacher:
         found.extend(unknown_teachers(prompts, [teacher.name or "teacher" for teacher in config.teacher]))
     if not any(prompt.rewards for prompt in prompts):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rnow_core.data.hub import quiet_hub
 from rnow_core.data.renderer import Renderer
 from rnow_core.data.tokenizer_files import read_tokenizer_files
 from rnow_core.errors import Finding, FindingsError, RnowError
@@ -88,6 +89,7 @@ def _from_hub(path: str, key: str) -> Path:
     """config.json of a hub id, from the local cache or the network."""
     from huggingface_hub import hf_hub_download
 
+    quiet_hub()
     try:
         return Path(hf_hub_download(path, "config.json"))
     except Exception as error:  # the hub library raises many kinds; each means: not to be had

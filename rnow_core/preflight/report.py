@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from rnow_core.config.load import LoadedConfig
 from rnow_core.data.renderer import Renderer
 from rnow_core.env.define import RewardInfo
+from rnow_core.env.tool_types import ToolInfo
 from rnow_core.errors import Finding, FindingsError
 from rnow_core.types import Prompt
 
@@ -27,6 +28,7 @@ class Project:
     renderer: Renderer
     context_window: int
     rewards: Mapping[str, RewardInfo]
+    tools: Sequence[ToolInfo] = ()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rnow_core.data.renderer import Renderer
+from rnow_core.env.tool_types import ToolInfo, tools_of
 from rnow_core.errors import Finding, RnowError
 from rnow_core.types import Prompt
 
@@ -21,12 +22,13 @@ class CountedPrompt:
 
 
 def count_prompts(
-    prompts: Sequence[Prompt], renderer: Renderer, options: Mapping[str, Any]
+    prompts: Sequence[Prompt], renderer: Renderer, tools: Sequence[ToolInfo], options: Mapping[str, Any]
 ) -> Iterator[CountedPrompt | Finding]:
     """Each row counted, or RN220 where the template refuses it."""
     for prompt in prompts:
         try:
-            ids = renderer.prompt_ids(list(prompt.messages), **options)
+            schemas = [info.schema() for info in tools_of(prompt, tools)]
+            ids = renderer.prompt_ids(list(prompt.messages), tools=schemas or None, **options)
         except RnowError as error:
             yield _about(prompt, "RN220", error.message, error.hint, "messages")
         else:
@@ -91,19 +93,6 @@ def unknown_teachers(prompts: Iterable[Prompt], names: Sequence[str]) -> list[Fi
         )
         for prompt in prompts
         if prompt.teacher is not None and prompt.teacher not in names
-    ]
-
-
-def unavailable_fields(prompts: Iterable[Prompt]) -> list[Finding]:
-    """RN225 for every row that asks for tools or a container."""
-    return [
-        _about(prompt, "RN225", f"not available yet: `{field}` in a row", hint, field)
-        for prompt in prompts
-        for field, hint in (
-            ("tools", "remove it: replies are single turns without tools"),
-            ("docker", "remove it: there are no sandboxes"),
-        )
-        if getattr(prompt, field)
     ]
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 from rnow_core.data.seeds import sample_key
+from rnow_core.env.toolbox import ToolSession
 from rnow_core.errors import RolloutFailed, RunFailed
 from rnow_core.rollout.episode import sample_episode
 from rnow_core.rollout.parts import RolloutParts
@@ -68,6 +71,8 @@ async def _sample(
     prompts: Sequence[Prompt], group_size: int, step: int, parts: RolloutParts, offset: int
 ) -> Collected:
     """All groups of the step at once; the sampler decides how many rollouts run beside each other."""
+    if parts.toolbox is not None:
+        await parts.toolbox.prepare(prompts, group_size)
     tasks = [asyncio.ensure_future(_group(prompt, group_size, step, parts, offset)) for prompt in prompts]
     try:
         groups = await asyncio.gather(*tasks)
@@ -92,7 +97,7 @@ def _stale(policy: str, step: int, parts: RolloutParts) -> bool:
 async def _group(prompt: Prompt, group_size: int, step: int, parts: RolloutParts, offset: int) -> Collected:
     """One prompt's rollouts, scored at once where the teachers like that."""
     outcomes = await asyncio.gather(
-        *(_one(prompt, sample, step, parts, offset) for sample in range(group_size))
+        *(_outcome(prompt, sample, step, parts, offset) for sample in range(group_size))
     )
     rollouts = [outcome for outcome in outcomes if isinstance(outcome, ScoredRollout)]
     if parts.score_by_group:
@@ -100,12 +105,32 @@ async def _group(prompt: Prompt, group_size: int, step: int, parts: RolloutParts
     return Collected(rollouts, tuple(outcome for outcome in outcomes if isinstance(outcome, str)))
 
 
-async def _one(
+def _session(
+    prompt: Prompt, name: str, parts: RolloutParts
+) -> AbstractAsyncContextManager[ToolSession | None]:
+    """Where the rollout's tools and sandboxed rewards run; they share one sandbox, which ends with the session."""
+    return parts.toolbox.session(prompt, name) if parts.toolbox else nullcontext()
+
+
+async def one_rollout(
+    prompt: Prompt, sample: int, step: int, parts: RolloutParts, offset: int = 0
+) -> ScoredRollout:
+    """One rollout with its rewards; its seeds are those of `step` and of `sample` moved by `offset`.
+
+    Raises:
+        RolloutFailed: the episode or a reward could not be completed.
+    """
+    keys = partial(sample_key, parts.seed, step, prompt.index, sample + offset)
+    async with _session(prompt, f"{step}-{prompt.index}-{sample + offset}", parts) as session:
+        rollout = await sample_episode(prompt, sample, keys, parts, session)
+        return await score_rewards(rollout, parts, session)
+
+
+async def _outcome(
     prompt: Prompt, sample: int, step: int, parts: RolloutParts, offset: int
 ) -> ScoredRollout | str:
-    """One rollout with its rewards, or the reason why there is none."""
-    key = sample_key(parts.seed, step, prompt.index, sample + offset, 0)
+    """One rollout, or the reason why there is none."""
     try:
-        return await score_rewards(await sample_episode(prompt, sample, key, parts), parts)
+        return await one_rollout(prompt, sample, step, parts, offset)
     except RolloutFailed as failure:
         return failure.message

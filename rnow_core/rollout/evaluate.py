@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rnow_core.rollout.collect import collect
 from rnow_core.rollout.parts import RolloutParts
-from rnow_core.track.aggregate import reward_means
+from rnow_core.track.aggregate import reward_means, tool_means
 from rnow_core.types import Prompt, ScoredRollout
 
 EVAL_STEP = 0
@@ -31,7 +31,8 @@ def eval_metrics(rollouts: Sequence[ScoredRollout], default_env: str) -> dict[st
     """`eval/<env>/...` for each env: the row's own, or `default_env`.
 
     `reward/mean` and `reward/<name>` (where rows have rewards), `teacher_kl` (token mean of sampler minus teacher
-    logprob, where there is a teacher), `truncated_fraction`, `tokens/completion` (mean) and `rollouts` (count).
+    logprob, where there is a teacher), `turns/mean` and `tools/...` (where rows have tools), `truncated_fraction`,
+    `tokens/completion` (mean) and `rollouts` (count).
     """
     by_env: dict[str, list[ScoredRollout]] = {}
     for scored in rollouts:
@@ -47,6 +48,7 @@ def _metrics(rollouts: Sequence[ScoredRollout]) -> dict[str, float]:
     return {
         **reward_means(rollouts),
         **_sampled_kl(rollouts),
+        **tool_means(rollouts),
         "truncated_fraction": _mean([float(scored.rollout.truncated) for scored in rollouts]),
         "tokens/completion": _mean([float(sum(scored.rollout.trajectory.mask_T)) for scored in rollouts]),
         "rollouts": float(len(rollouts)),

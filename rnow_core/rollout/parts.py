@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from rnow_core.data.renderer import Renderer
+from rnow_core.env.toolbox import ToolBox, ToolSession
 from rnow_core.models.seams import Sampler, Teacher
+from rnow_core.rollout.agent import Agent
 from rnow_core.types import Message, Prompt, SamplingParams
 
 Phase = Literal["rollout", "score", "train", "publish"]
@@ -17,8 +19,10 @@ Phase = Literal["rollout", "score", "train", "publish"]
 class RewardScorer(Protocol):
     """Scores finished conversations with the project's rewards."""
 
-    async def score(self, prompt: Prompt, messages: list[Message]) -> Mapping[str, float]:
-        """One value for each reward that the row names; RolloutFailed when a reward fails."""
+    async def score(
+        self, prompt: Prompt, messages: list[Message], session: ToolSession | None
+    ) -> Mapping[str, float]:
+        """One value for each reward that the row names, sandboxed ones in the session; RolloutFailed when one fails."""
         ...
 
     def total(self, rewards: Mapping[str, float]) -> float:
@@ -38,6 +42,12 @@ class RolloutParts:
     context_window: int
     seed: int
     template_options: Mapping[str, Any] = field(default_factory=dict)
+    agent: Agent | None = None
+    """Tools and limits of episodes with several turns; None where no row has any."""
+    toolbox: ToolBox | None = None
+    """Where tools and sandboxed rewards run; None where there are none."""
+    deadline: float | None = None
+    """Seconds for a whole rollout, tool calls included; None for no limit."""
     max_staleness: int | None = None
     """How many versions a rollout may be behind the newest that its step could have been sampled from; None for
     any, also for versions that are not the learner's.
@@ -49,6 +59,10 @@ class RolloutParts:
     def score_by_group(self) -> bool:
         """True when every teacher works beside the sampler and likes each group as soon as it is complete."""
         return bool(self.teachers) and all(teacher.unit == "group" for teacher in self.teachers.values())
+
+    def has_turns(self, prompt: Prompt) -> bool:
+        """Whether the row's episode has turns with tool calls."""
+        return self.agent is not None and self.agent.max_turns > 1 and self.agent.tools.agentic(prompt)
 
     def teacher_of(self, prompt: Prompt) -> str:
         """The name of the teacher that scores this row."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from rnow_core.data.seeds import sample_key
 from rnow_core.rollout.episode import sample_episode
@@ -30,9 +31,13 @@ async def probe(
         parts, params=replace(parts.params, max_tokens=min(PROBE_TOKENS, parts.params.max_tokens))
     )
     chosen = prompts[:PROBE_PROMPTS]
-    keys = [sample_key(parts.seed, step, prompt.index, PROBE_OFFSET, 0) for prompt in chosen]
     rollouts = await asyncio.gather(
-        *(sample_episode(prompt, 0, key, short) for prompt, key in zip(chosen, keys, strict=True))
+        *(
+            sample_episode(
+                prompt, 0, partial(sample_key, parts.seed, step, prompt.index, PROBE_OFFSET), short
+            )
+            for prompt in chosen
+        )
     )
     sampled = [
         mu for rollout in rollouts for mu in rollout.trajectory.mu_T[rollout.trajectory.prompt_length :]

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rnow_core.algo.groups import group_advantages
+from rnow_core.env.toolbox import ToolSession
 from rnow_core.errors import RunFailed
 from rnow_core.rollout.parts import RolloutParts
 from rnow_core.types import Rollout, ScoredRollout, ScoreRequest
 
 
-async def score_rewards(rollout: Rollout, parts: RolloutParts) -> ScoredRollout:
+async def score_rewards(
+    rollout: Rollout, parts: RolloutParts, session: ToolSession | None = None
+) -> ScoredRollout:
     """Run the row's rewards on the finished conversation. A row without rewards keeps `reward` None."""
     if parts.rewards is None or not rollout.prompt.rewards:
         return ScoredRollout(rollout)
-    rewards = await parts.rewards.score(rollout.prompt, list(rollout.messages))
+    rewards = await parts.rewards.score(rollout.prompt, list(rollout.messages), session)
     return ScoredRollout(rollout, rewards=rewards, reward=parts.rewards.total(rewards))
 
 

@@ -39,6 +39,7 @@ def step_metrics(
     entropy, clip_fraction                   token means, nats and share
     mismatch_kl               mean of exp(d) - d - 1, d = old - mu
     truncated_fraction, stop/<reason>        shares of the rollouts
+    turns/mean, tools/calls, tools/errors    means over the rollouts that had tools; absent when none had
     tokens/prompt, /completion, /trained, /per_second    completion = sampled; per second of the whole step
     time/*                    as given
     rollouts/failed, /stale   rollouts that were dropped: failed, or sampled by too old a version
@@ -63,6 +64,7 @@ def step_metrics(
         **_token_means(tokens),
         **reward_means(scored),
         **_stops(scored),
+        **tool_means(scored),
         **_counts(scored, tokens, seconds),
         **seconds,
         "rollouts/failed": float(failed),
@@ -112,6 +114,19 @@ def reward_means(scored: Iterable[ScoredRollout]) -> Metrics:
         for name, value in item.rewards.items():
             values[f"reward/{name}"].append(value)
     return {name: sum(items) / len(items) for name, items in values.items()}
+
+
+def tool_means(scored: Iterable[ScoredRollout]) -> Metrics:
+    """`turns/mean`, `tools/calls` and `tools/errors` of a rollout, over those that had tools."""
+    agentic = [item.rollout for item in scored if item.rollout.agentic]
+    if not agentic:
+        return {}
+    sums = {
+        "turns/mean": sum(max(rollout.turns_T, default=1) for rollout in agentic),
+        "tools/calls": sum(rollout.tool_calls for rollout in agentic),
+        "tools/errors": sum(rollout.tool_errors for rollout in agentic),
+    }
+    return {name: total / len(agentic) for name, total in sums.items()}
 
 
 def mismatch_kl(old_N: Floats, mu_N: Floats) -> float:

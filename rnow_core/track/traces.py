@@ -96,6 +96,9 @@ def spread(values_N: Iterable[float], flags_T: Sequence[bool]) -> Column:
 def trace_record(scored: ScoredRollout, columns: Mapping[str, Column], pieces: Pieces) -> dict[str, Any]:
     """One rollout as JSON-ready data.
 
+    `messages` is the conversation, with the tool calls as objects and their results as `role: tool`.
+    `turns` is 0 between turns.
+
     `prompt_ids` is the first prompt. `ids` is everything behind it, and each of `pieces`, `mask`, `turns`,
     `sampler`, `trainer`, `teacher`, `kl`, `advantage`, `entropy` has one entry for each of `ids`: null where
     there is no value. kl = trainer - teacher on trained tokens.
@@ -132,6 +135,8 @@ def trace_record(scored: ScoredRollout, columns: Mapping[str, Column], pieces: P
         "rewards": dict(scored.rewards),
         "reward": scored.reward,
         "stop_reason": rollout.stop_reason,
+        "tool_calls": rollout.tool_calls,
+        "tool_errors": rollout.tool_errors,
         "policy": rollout.policy,
         "seconds": round(rollout.seconds, 3),
     }

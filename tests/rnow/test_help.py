@@ -34,7 +34,7 @@ def test_help_imports_nothing_heavy_and_is_small():
     shown, modules = imported_by("--help")
     assert [name for name in HEAVY if name in modules] == []
     assert len(modules) < 400
-    for command in ("init", "validate", "run", "schema"):
+    for command in ("init", "validate", "run", "test", "doctor", "schema"):
         assert f"\n  {command} " in shown
 
 
@@ -50,7 +50,7 @@ def test_the_help_lists_the_exit_codes(rnow):
         assert f"\n    {code}" in shown
 
 
-@pytest.mark.parametrize("command", ["init", "validate", "run", "schema"])
+@pytest.mark.parametrize("command", ["init", "validate", "run", "test", "doctor", "schema"])
 def test_every_command_has_help_and_json(rnow, command):
     done = rnow(command, "-h")
     assert done.code == 0

@@ -8,6 +8,7 @@ import pytest
 import rnow
 import rnow.core
 from rnow_core.env import define
+from rnow_core.env.runner import toolkit
 
 
 @pytest.mark.parametrize("name", ["reward", "RewardArgs", "get_response"])
@@ -15,8 +16,13 @@ def test_both_spellings_give_the_same(name):
     assert getattr(rnow, name) is getattr(rnow.core, name) is getattr(define, name)
 
 
+@pytest.mark.parametrize("name", ["tool", "ToolArgs"])
+def test_tools_too(name):
+    assert getattr(rnow, name) is getattr(rnow.core, name) is getattr(toolkit, name)
+
+
 @pytest.mark.parametrize("module", ["rnow", "rnow.core"])
-@pytest.mark.parametrize("name", ["tool", "ToolArgs", "llm_judge"])
+@pytest.mark.parametrize("name", ["llm_judge"])
 def test_names_of_later_versions_say_so(module, name):
     with pytest.raises(ImportError, match=f"{name} is not available yet"):
         exec(f"from {module} import {name}")

@@ -1,6 +1,7 @@
 """Whatever a file says, the answer is a config or findings, each with a place."""
 
 import json
+from copy import deepcopy
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -46,7 +47,7 @@ def outcome(path, overrides=()):
 def test_any_values_give_a_config_or_findings(tmp_path, chosen):
     data = {"dataset_type": "distill", "model": {"path": "./x"}, "teacher": {"path": "./y"}}
     for path, value in chosen:
-        put(data, path, value)
+        put(data, path, deepcopy(value))  # the sampled object is shared, and putting below it changes it
     file = tmp_path / "config.yml"
     file.write_text(json.dumps(data, indent=1))
     loaded, findings = outcome(file)

@@ -3,6 +3,7 @@
 import json
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tool_styles import TOOL_STYLES
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. What is two plus two? It is four, of course!",
@@ -172,9 +173,8 @@ STYLES = {
     "gemma": (GEMMA, ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"], "<bos>", "<eos>"),
 }
 SENTENCEPIECE = {"mistral", "gemma"}
-NOT_SPECIAL = {
-    "qwen3": ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
-}
+_QWEN_MARKS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
+NOT_SPECIAL = {"qwen3": _QWEN_MARKS, "qwen25": _QWEN_MARKS[:4], "qwen3_coder": _QWEN_MARKS}
 
 TOOLS = [
     {
@@ -227,7 +227,7 @@ def sentencepiece(special: list[str], vocab_size: int = 560) -> Tokenizer:
 
 def write_folder(folder, style: str, tokenizer: Tokenizer | None = None, **config):
     """A model's folder as far as text goes. `config` goes into tokenizer_config.json."""
-    template, special, bos, eos = STYLES[style]
+    template, special, bos, eos = {**STYLES, **TOOL_STYLES}[style]
     if tokenizer is None:
         plain = NOT_SPECIAL.get(style, [])
         tokenizer = sentencepiece(special) if style in SENTENCEPIECE else byte_level(special, plain)

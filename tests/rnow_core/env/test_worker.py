@@ -238,7 +238,7 @@ def test_project_rewards_score_a_prompt(project):
     async def main():
         rewards = ProjectRewards(folder, timeout=10.0, log=folder / "log")
         try:
-            good, bad = [await rewards.score(prompt, reply(text)) for text in ("fine", "bad")]
+            good, bad = [await rewards.score(prompt, reply(text), None) for text in ("fine", "bad")]
             return good, rewards.total(good), bad, rewards.total(bad)
         finally:
             await rewards.close()

@@ -91,17 +91,6 @@ def test_held_out_rows_that_are_training_rows(project):
     assert "train.jsonl:2" in finding.message
 
 
-@pytest.mark.parametrize("field", ["tools", "docker"])
-def test_fields_without_an_engine_part_name_the_line(project, field):
-    value = {"tools": ["calculator"], "docker": "python:3.12"}[field]
-    project.rows(FINE, {**FINE, field: value})
-    finding = project.finding()
-    assert (finding.code, finding.severity) == ("RN225", "error")
-    assert (finding.file, finding.line, finding.path) == ("train.jsonl", 2, field)
-    assert "not available yet" in finding.message
-    assert "remove" in finding.hint
-
-
 def test_an_empty_list_of_tools_and_an_env_are_fine(project):
     project.rows({**FINE, "tools": [], "env": "sums"})
     assert project.findings() == []
@@ -114,12 +103,6 @@ def test_unknown_teacher_of_a_row(project):
     assert "'maths'" in finding.message
     assert "'teacher'" in finding.hint
     assert project.findings("teacher.name=maths") == []
-
-
-def test_tools_file_is_noted(project):
-    (project.folder / "tools.py").write_text("")
-    (note,) = project.check().findings
-    assert (note.code, note.severity, note.file) == ("RN233", "info", "tools.py")
 
 
 def test_val_split_with_one_row(project):

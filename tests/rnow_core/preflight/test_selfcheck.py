@@ -10,6 +10,7 @@ import torch
 
 from rnow_core.build.assemble import build
 from rnow_core.build.fixed import choose_fixed
+from rnow_core.build.tools import make_tools
 from rnow_core.errors import RnowError, RunFailed
 from rnow_core.preflight.check import check_project
 from rnow_core.preflight.selfcheck import FLOAT32, require, self_check
@@ -44,6 +45,14 @@ def assemble(folder, *overrides):
         renderer=project.renderer,
         context_window=project.context_window,
         rewards=None,
+        tools=make_tools(
+            config,
+            (),
+            project.renderer,
+            sandboxed_rewards=False,
+            project=folder,
+            run_dir=folder / "runs" / "check",
+        ),
         total_steps=4,
         clock=lambda name: nullcontext(),
     )

@@ -20,7 +20,7 @@ class LengthReward:
         self.calls = 0
         self.fails = fails
 
-    async def score(self, prompt, messages):
+    async def score(self, prompt, messages, session):
         self.calls += 1
         if self.fails(self.calls):
             raise RolloutFailed("reward 'length': ZeroDivisionError")

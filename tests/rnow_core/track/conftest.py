@@ -5,10 +5,11 @@ import random
 import subprocess
 import sys
 import textwrap
+from typing import get_args
 
 import pytest
 
-from rnow_core.types import Batch, Prompt, Rollout, ScoredRollout, Trajectory, UpdateResult
+from rnow_core.types import Batch, Prompt, Rollout, ScoredRollout, StopReason, Trajectory, UpdateResult
 
 COLUMNS = ("old", "advantage", "clipped", "entropy")
 
@@ -33,10 +34,13 @@ def make_rollout(rng, row, teacher="big", turns=1, rewards=True):
         messages=({"role": "user", "content": "?"}, reply),
         trajectory=Trajectory(ids, tuple(mask), mu, prompt_length),
         prompt_text="<user>?",
-        stop_reason=rng.choice(["stop", "length", "context"]),
+        stop_reason=rng.choice(get_args(StopReason)),
         policy="student-000001",
         seconds=rng.random(),
         turns_T=tuple(turn_numbers) if turns > 1 else (),
+        agentic=turns > 1,
+        tool_calls=rng.randint(0, 9) if turns > 1 else 0,
+        tool_errors=rng.randint(0, 3) if turns > 1 else 0,
     )
     named = {"correct": rng.random(), **({"short": rng.random()} if row % 2 else {})} if rewards else {}
     return ScoredRollout(

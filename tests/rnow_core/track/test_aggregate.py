@@ -1,11 +1,12 @@
 import math
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from rnow_core.track.aggregate import mismatch_kl, step_metrics
-from rnow_core.types import UpdateResult
+from rnow_core.types import StopReason, UpdateResult
 
 SECONDS = {"time/step": 2.0, "time/train": 0.5, "time/other": 0.1}
 
@@ -50,7 +51,7 @@ def test_equals_plain_loops_on_random_steps(make_step, seed, turns):
         "reward/mean": mean([item.reward for item in scored]),
         "reward/correct": mean([item.rewards["correct"] for item in scored]),
         "reward/short": mean([item.rewards["short"] for item in scored if "short" in item.rewards]),
-        "truncated_fraction": mean([item.rollout.stop_reason != "stop" for item in scored]),
+        "truncated_fraction": mean([item.rollout.stop_reason in ("length", "context") for item in scored]),
         "tokens/prompt": sum(item.rollout.trajectory.prompt_length for item in scored),
         "tokens/completion": sum(sum(item.rollout.trajectory.mask_T) for item in scored),
         "tokens/trained": len(tokens),
@@ -62,8 +63,13 @@ def test_equals_plain_loops_on_random_steps(make_step, seed, turns):
         "rollouts/stale": 2,
         **SECONDS,
     }
-    for reason in ("stop", "length", "context"):
+    for reason in get_args(StopReason):
         expected[f"stop/{reason}"] = mean([item.rollout.stop_reason == reason for item in scored])
+    if turns > 1:
+        rollouts = [item.rollout for item in scored]
+        expected["turns/mean"] = turns
+        expected["tools/calls"] = mean([rollout.tool_calls for rollout in rollouts])
+        expected["tools/errors"] = mean([rollout.tool_errors for rollout in rollouts])
     groups = [("dataset", "dataset_"), ("name", "")] + ([("turn", "turn_")] if turns > 1 else [])
     for key, prefix in groups:
         for value in {token[key] for token in tokens}:
@@ -96,6 +102,25 @@ def test_rollouts_without_a_teacher_do_not_dilute_the_kl(make_step):
     scored[2] = replace(scored[2], teacher=None, teacher_logprobs_T=None)
     kl = [row["old"] - row["teacher"] for row in token_rows(scored, batch, update) if row["name"]]
     assert step_metrics(scored, batch, update, SECONDS, 0)["teacher_kl"] == pytest.approx(mean(kl))
+
+
+def test_turns_and_tool_calls_are_means_over_the_rollouts_that_had_tools(make_step):
+    """A rollout whose student never called a tool counts; one that had none to call does not."""
+    scored, batch, update = make_step(rollouts=3)
+    made = [(True, (0, 0, 1, 0, 2), 5, 1), (True, (), 0, 0), (False, (), 0, 0)]
+    for row, (agentic, turns, calls, errors) in enumerate(made):
+        length = len(scored[row].rollout.trajectory.ids_T)
+        turns_T = (*turns, *[0] * length)[:length] if turns else ()
+        rollout = replace(
+            scored[row].rollout, agentic=agentic, turns_T=turns_T, tool_calls=calls, tool_errors=errors
+        )
+        scored[row] = replace(scored[row], rollout=rollout)
+    metrics = step_metrics(scored, batch, update, SECONDS, failed=0)
+    turns = max(scored[0].rollout.turns_T)
+    assert metrics["turns/mean"] == (turns + 1) / 2
+    assert (metrics["tools/calls"], metrics["tools/errors"]) == (2.5, 0.5)
+    without = step_metrics([*make_step(rollouts=3)[0]], batch, update, SECONDS, failed=0)
+    assert not without.keys() & {"turns/mean", "tools/calls", "tools/errors"}
 
 
 def test_a_step_without_trained_tokens_has_no_means_and_no_warnings(make_step, recwarn):

@@ -109,6 +109,19 @@ def test_the_record_says_where_it_comes_from_and_what_became_of_it(make_step):
     assert record["policy"] == "student-000001"
 
 
+def test_tool_calls_and_results_are_in_the_conversation_and_counted(make_step):
+    scored, batch, update = make_step(rollouts=1, turns=2)
+    call = {"id": "call00000", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    messages = (
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call00000", "name": "add", "content": "`b` is missing"},
+    )
+    rollout = replace(scored[0].rollout, messages=messages, tool_calls=1, tool_errors=1)
+    record = records(([replace(scored[0], rollout=rollout)], batch, update))[0]
+    assert record["messages"] == list(messages)
+    assert (record["tool_calls"], record["tool_errors"]) == (1, 1)
+
+
 def test_without_a_teacher_its_columns_are_null(make_step):
     record = records(make_step(teacher=None), kept=[0])[0]
     assert [record[name] for name in ("teacher", "kl", "kl_sum", "kl_mean", "teacher_name")] == [None] * 5
