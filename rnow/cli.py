@@ -233,16 +233,17 @@ def doctor(
     return command.doctor(directory, as_json)
 
 
+Modal = Annotated[bool, typer.Option("--modal", help="Those at Modal instead of this machine's.")]
 sandbox = typer.Typer(help="Look at the containers that tools run in.", rich_markup_mode=None)
 app.add_typer(sandbox, name="sandbox")
 
 
 @sandbox.command("ls")
-def sandbox_ls(as_json: Json = False) -> int:
+def sandbox_ls(modal: Modal = False, as_json: Json = False) -> int:
     """List the containers of all runs on this machine."""
     from rnow.commands import sandbox as command
 
-    return command.ls(as_json)
+    return command.ls(modal, as_json)
 
 
 @sandbox.command("gc")
@@ -250,12 +251,13 @@ def sandbox_gc(
     everything: Annotated[
         bool, typer.Option("--all", help="Also those of runs that are still going.")
     ] = False,
+    modal: Modal = False,
     as_json: Json = False,
 ) -> int:
     """Remove the containers of runs that have ended."""
     from rnow.commands import sandbox as command
 
-    return command.gc(everything, as_json)
+    return command.gc(everything, modal, as_json)
 
 
 @app.command()

@@ -9,9 +9,9 @@ from rnow.display.sandboxes import removed_line, sandbox_table
 from rnow_core.jobs.sandboxes import list_all, remove
 
 
-def ls(as_json: bool) -> int:
+def ls(modal: bool, as_json: bool) -> int:
     """List the containers of all runs."""
-    rows = asyncio.run(list_all())
+    rows = asyncio.run(list_all(modal=modal))
     if as_json:
         console.document({"sandboxes": rows})
         return 0
@@ -20,9 +20,9 @@ def ls(as_json: bool) -> int:
     return 0
 
 
-def gc(everything: bool, as_json: bool) -> int:
+def gc(everything: bool, modal: bool, as_json: bool) -> int:
     """Remove what nobody owns any more, or all of ours."""
-    names = asyncio.run(remove(everything=everything))
+    names = asyncio.run(remove(everything=everything, modal=modal))
     if as_json:
         console.document({"removed": names})
     else:

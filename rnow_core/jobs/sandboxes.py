@@ -6,16 +6,24 @@ from contextlib import suppress
 
 from rnow_core.env.sandbox.cleanup import SandboxRow, collect_garbage, list_sandboxes
 from rnow_core.env.sandbox.engine import ENGINES, Engine, find_engine
+from rnow_core.env.sandbox.hosted import collect_hosted_garbage, list_hosted
 from rnow_core.errors import EnvironmentMissing
 
 
-async def list_all() -> list[SandboxRow]:
-    """Our containers, those of other processes included. EnvironmentMissing when no container program answers."""
+async def list_all(*, modal: bool) -> list[SandboxRow]:
+    """Our containers, those of other processes included; with `modal` the sandboxes there instead.
+
+    EnvironmentMissing when no container program answers, or without Modal's package and credentials.
+    """
+    if modal:
+        return await list_hosted()
     return [row for engine in await _engines() for row in await list_sandboxes(engine)]
 
 
-async def remove(*, everything: bool) -> list[str]:
+async def remove(*, everything: bool, modal: bool) -> list[str]:
     """Remove the containers whose run has ended, or with `everything` all of ours; their names."""
+    if modal:
+        return await collect_hosted_garbage(everything=everything)
     found = [await collect_garbage(engine, everything=everything) for engine in await _engines()]
     return [name for names in found for name in names]
 
