@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rnow import __version__
+from rnow.cli_generate import generate
 from rnow_core.errors import UsageError
 
 EXIT_CODES = """\b
@@ -215,6 +216,9 @@ def trial(
 
     request = command.TrialOptions(directory, tuple(overrides or ()), rollouts, entry, not no_teacher)
     return command.test(request, verbose, as_json)
+
+
+app.command()(generate)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from rnow_core.track.events import Event
 
 STEP_METRICS = {
     "loss": "loss/policy",
+    "sft/loss": "sft/loss",
     "teacher_kl": "teacher_kl",
     "reward": "reward/mean",
     "tokens/s": "tokens/per_second",

@@ -8,17 +8,15 @@ from pathlib import Path
 
 from rnow_core.build.engine import Engine
 from rnow_core.build.fixed import Fixed
-from rnow_core.build.learner import announce, load_student_of, make_learner
 from rnow_core.build.local import LocalEngine
 from rnow_core.build.phases import STUDENT_SAMPLES, TEACHER_SAMPLES, Clock, make_phases
 from rnow_core.build.tools import RunTools
+from rnow_core.build.trainer import Trainer, build_trainer
 from rnow_core.config.schema import Config
 from rnow_core.data.renderer import Renderer, template_options
 from rnow_core.models.causal_lm import CausalLM
-from rnow_core.models.device import DeviceThread, device_named, use_device
-from rnow_core.models.hf_learner import HFLearner
-from rnow_core.models.rank_processes import start_ranks
-from rnow_core.models.ranks import OneRank
+from rnow_core.models.device import DeviceThread
+from rnow_core.models.seams import Learner
 from rnow_core.rollout.parts import RewardScorer, RolloutParts
 from rnow_core.types import SamplingParams
 
@@ -27,9 +25,7 @@ from rnow_core.types import SamplingParams
 class Built:
     """The parts of a run. `baseline` samples from the teacher, where the config asks for its accuracy."""
 
-    device: DeviceThread
-    ranks: OneRank
-    learner: HFLearner
+    trainer: Trainer
     engine: Engine
     tools: RunTools
     training: RolloutParts
@@ -38,14 +34,23 @@ class Built:
     half_precision: bool
     async_level: int
 
+    @property
+    def device(self) -> DeviceThread:
+        """The thread that the learner computes in."""
+        return self.trainer.device
+
+    @property
+    def learner(self) -> Learner:
+        """Holds the student's weights."""
+        return self.trainer.learner
+
     async def close(self) -> None:
         """Free tools, samplers and teachers, then the other ranks and the thread that the learner computes in."""
         try:
             await self.tools.close()
             await self.engine.close()
         finally:
-            await self.ranks.close()
-            self.device.close()
+            await self.trainer.close()
 
 
 def build(
@@ -62,17 +67,12 @@ def build(
     clock: Clock,
 ) -> Built:
     """Start the training ranks, load the models and put the parts together. Called outside an event loop."""
-    placement = fixed.placement
-    ranks = start_ranks(placement.ranks, gpus=placement.trainer, log_folder=run_dir / "logs")
+    trainer = build_trainer(config, fixed, project_dir=project_dir, run_dir=run_dir, total_steps=total_steps)
+    student, device = trainer.student, trainer.device
     try:
-        announce(ranks, config, fixed, project_dir, total_steps)
-        device = DeviceThread(fixed.threads)
-        device.call(use_device, device_named(fixed.device))
-        student = device.call(load_student_of, config, fixed, project_dir)
-        learner = make_learner(config, fixed, student, device, total_steps, ranks)
         engine = _engine(config, fixed, project_dir, run_dir, context_window, student, device)
     except BaseException:
-        asyncio.run(ranks.close())
+        asyncio.run(trainer.ranks.close())
         raise
     training = RolloutParts(
         renderer=renderer,
@@ -86,22 +86,20 @@ def build(
         agent=tools.agent,
         toolbox=tools.toolbox,
         deadline=config.rollout.deadline,
-        max_staleness=placement.async_level,
+        max_staleness=fixed.placement.async_level,
         phase=make_phases(clock, engine.take_turn, STUDENT_SAMPLES),
     )
     eval_tokens = config.eval.max_tokens or config.rollout.max_tokens
     evaluation = replace(training, rewards=rewards, params=replace(training.params, max_tokens=eval_tokens))
     return Built(
-        device=device,
-        ranks=ranks,
-        learner=learner,
+        trainer=trainer,
         engine=engine,
         tools=tools,
         training=training,
         evaluation=evaluation,
         baseline=_baseline(evaluation, engine, clock),
         half_precision=student.half_precision,
-        async_level=placement.async_level,
+        async_level=fixed.placement.async_level,
     )
 
 

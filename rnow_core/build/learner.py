@@ -9,6 +9,7 @@ from typing import Any
 
 from rnow_core.algo.head import token_logprobs
 from rnow_core.algo.objective import PolicyObjective
+from rnow_core.algo.supervised import CrossEntropy
 from rnow_core.build.fixed import Fixed, model_path, samples_plainly
 from rnow_core.config.schema import Config, resolved
 from rnow_core.models.causal_lm import CausalLM, load_student
@@ -17,6 +18,7 @@ from rnow_core.models.hf_learner import HFLearner
 from rnow_core.models.optimizer import OptimizerSettings
 from rnow_core.models.rank_processes import rank_device
 from rnow_core.models.ranks import OneRank, Ranks
+from rnow_core.models.training_pass import Objective
 
 
 def load_student_of(config: Config, fixed: Fixed, project_dir: Path) -> CausalLM:
@@ -89,19 +91,7 @@ def _learner(
     ranks: OneRank,
 ) -> HFLearner:
     """The learner of a config, with its objective and optimizer settings."""
-    algorithm, weights, trainer = config.algorithm, config.weights, config.trainer
-    objective = PolicyObjective(
-        loss_fn=algorithm.loss_fn,
-        adv_tau=weights.adv_tau,
-        teacher_tau=weights.teacher_tau,
-        student_tau=weights.student_tau,
-        clip_min=algorithm.clip_min,
-        clip_max=algorithm.clip_max,
-        kl_discount=algorithm.kl_discount,
-        tis_cap=algorithm.tis_cap,
-        cispo_cap=algorithm.cispo_cap,
-        correct_mismatch=samples_plainly(config),
-    )
+    trainer = config.trainer
     settings = OptimizerSettings(
         learning_rate=trainer.learning_rate,
         lr_schedule=trainer.lr_schedule,
@@ -114,9 +104,28 @@ def _learner(
     return HFLearner(
         student,
         device,
-        objective=objective,
+        objective=_objective(config),
         token_logprobs=token_logprobs,
         settings=settings,
         micro_batch_tokens=fixed.micro_batch_tokens,
         ranks=ranks,
+    )
+
+
+def _objective(config: Config) -> Objective:
+    """What an update minimises."""
+    if config.dataset_type == "sft":
+        return CrossEntropy()
+    algorithm, weights = config.algorithm, config.weights
+    return PolicyObjective(
+        loss_fn=algorithm.loss_fn,
+        adv_tau=weights.adv_tau,
+        teacher_tau=weights.teacher_tau,
+        student_tau=weights.student_tau,
+        clip_min=algorithm.clip_min,
+        clip_max=algorithm.clip_max,
+        kl_discount=algorithm.kl_discount,
+        tis_cap=algorithm.tis_cap,
+        cispo_cap=algorithm.cispo_cap,
+        correct_mismatch=samples_plainly(config),
     )

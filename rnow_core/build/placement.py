@@ -5,7 +5,7 @@ Pure functions of config, machine and sizes, so that `validate` prints what `run
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -72,6 +72,36 @@ class Placement:
         )
 
 
+def place_trainer(config: Config, gpus: int) -> Placement:
+    """Training alone, as `sft` does: on the GPUs that the config names or on all, at most one a conversation.
+
+    Raises:
+        UsageError: the config asks for GPUs that are not there, or for what only sampling and scoring need.
+    """
+    resources = config.resources
+    if resources.inference_gpus or resources.teacher_gpus:
+        raise UsageError(
+            "resources.inference_gpus and teacher_gpus place vLLM servers, and dataset_type: sft starts none",
+            "leave them out; resources.trainer_gpus says where to train",
+        )
+    _require_gpus(resources.trainer_gpus or [], gpus)
+    trainer = tuple(resources.trainer_gpus or range(min(gpus, config.data.batch_size)))
+    where = f"GPU {', '.join(map(str, trainer))}" if trainer else "the CPU"
+    ranks = _ranks(resources.trainer_data_parallel, len(trainer))
+    return Placement(trainer=trainer, ranks=ranks, reasons=(f"training alone, on {where}",))
+
+
+def _require_gpus(numbers: Iterable[int], gpus: int) -> None:
+    """UsageError for GPU numbers that this machine does not have."""
+    beyond = sorted({gpu for gpu in numbers if gpu >= gpus})
+    if beyond:
+        have = f"{gpus} GPU(s), numbered from 0" if gpus else "no GPU"
+        raise UsageError(
+            f"resources asks for GPU {', '.join(map(str, beyond))}, and this machine has {have}",
+            "correct resources.*_gpus, or check the project on the machine that will run it",
+        )
+
+
 def engine_of(config: Config, has_gpu: bool) -> EngineName:
     """`auto` is vllm for servers elsewhere, and where it is importable and a GPU is there."""
     if config.rollout.engine != "auto":
@@ -89,13 +119,7 @@ def place(config: Config, engine: EngineName, gpus: int, needs: Needs) -> Placem
     """
     resources = config.resources
     named = [n for n in (resources.inference_gpus, resources.teacher_gpus, resources.trainer_gpus) if n]
-    beyond = sorted({gpu for numbers in named for gpu in numbers if gpu >= gpus})
-    if beyond:
-        have = f"{gpus} GPU(s), numbered from 0" if gpus else "no GPU"
-        raise UsageError(
-            f"resources asks for GPU {', '.join(map(str, beyond))}, and this machine has {have}",
-            "correct resources.*_gpus, or check the project on the machine that will run it",
-        )
+    _require_gpus((gpu for numbers in named for gpu in numbers), gpus)
     if config.trainer.async_level == 1 and config.model.qlora_rank == 0:
         raise UsageError(
             "trainer.async_level: 1 needs two versions of the student on the server, and full fine-tuning has one",

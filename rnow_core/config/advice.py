@@ -91,6 +91,16 @@ def without_effect(config: Config) -> Iterator[Problem]:
             config.dataset_type == "sft" and bool(config.teacher),
             "`dataset_type: sft` trains on given replies and never asks the `teacher`",
         ),
+        (
+            ("algorithm",),
+            config.dataset_type == "sft" and bool(algorithm.model_fields_set),
+            "`dataset_type: sft` has one loss, the cross-entropy of the given replies",
+        ),
+        (
+            ("trainer", "train_on"),
+            config.dataset_type != "sft" and config.trainer.train_on != "all_assistant",
+            "`train_on` is for `dataset_type: sft`",
+        ),
     ]
     for index, teacher in enumerate(config.teacher):
         context = teacher.context is not None or teacher.context_file is not None

@@ -32,7 +32,6 @@ def _other_than(*words: Any) -> Uses:
 
 
 MISSING: tuple[tuple[str, Uses, str], ...] = (
-    ("dataset_type", _is("sft"), "use distill or rl"),
     ("stages", _on, "run one config after the other"),
     ("model.quantization", _set, "leave it out: the base is loaded in bfloat16 or float32"),
     ("teacher", lambda teachers: len(teachers) > 1, "name one teacher"),
@@ -48,7 +47,6 @@ MISSING: tuple[tuple[str, Uses, str], ...] = (
         lambda ranks: ranks not in (None, 1),
         "use more trainer_gpus: one rank each",
     ),
-    ("trainer.train_on", _other_than("all_assistant"), "leave it out: it is for sft"),
     ("eval.pass_at", _other_than([1]), "leave it out: pass@1 is reported"),
     ("logging.trackio", _on, "use wandb_project, or read metrics.jsonl"),
     ("logging.tensorboard", _on, "use wandb_project, or read metrics.jsonl"),

@@ -183,7 +183,8 @@ def evaluation_sources(config: Config) -> Iterator[Problem]:
 
 def lengths(config: Config) -> Iterator[Problem]:
     """Bounds that leave no room between them."""
-    algorithm, window = config.algorithm, config.rollout.max_context_window
+    algorithm = config.algorithm
+    window = config.rollout.max_context_window if config.dataset_type != "sft" else None
     low, high = algorithm.clip_min, algorithm.clip_max
     if low is not None and high is not None and low >= high:
         message = f"`clip_min` ({low:g}) must be below `clip_max` ({high:g})"

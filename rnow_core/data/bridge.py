@@ -58,13 +58,18 @@ def turn_ids(
 
 
 def conversation_ids(
-    renderer: Renderer, messages: Sequence[Message], *, tools: Tools | None = None, **options: Any
+    renderer: Renderer,
+    messages: Sequence[Message],
+    *,
+    tools: Tools | None = None,
+    last_turn_only: bool = False,
+    **options: Any,
 ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """(ids, mask) of a conversation to imitate: the ids as if a student had sampled its assistant turns.
 
-    The mask is True on each assistant turn with its reasoning, tool calls and end-of-turn token. It is False
-    on everything that the template adds, an empty think block included. Messages behind the last assistant
-    turn are left out. Raises BridgeError and TemplateRefused as `turn_ids` does.
+    The mask is True on each assistant turn (`last_turn_only`: the last one) with its reasoning, tool calls and
+    end-of-turn token. It is False on everything that the template adds, an empty think block included. Messages
+    behind the last assistant turn are left out. Raises BridgeError and TemplateRefused as `turn_ids` does.
     """
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if not turns or turns[0] == 0:
@@ -72,7 +77,7 @@ def conversation_ids(
     parts = [(renderer.prompt_ids(messages[: turns[0]], tools=tools, **options), False)]
     for turn, following in zip(turns, [*turns[1:], None], strict=True):
         empty_thinking, reply = _reply_ids(renderer, messages[turn], tools, options)
-        parts += [(empty_thinking, False), (reply, True)]
+        parts += [(empty_thinking, False), (reply, following is None or not last_turn_only)]
         if following is not None:
             between = messages[turn + 1 : following]
             glue = turn_ids(renderer, between, tools=tools, previous_assistant=messages[turn], **options)

@@ -1,4 +1,4 @@
-"""From a project or an interrupted run to everything that `train_on_policy` needs."""
+"""From a project or an interrupted run to a job that is ready to start."""
 
 from __future__ import annotations
 
@@ -8,43 +8,35 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from rnow_core.build.assemble import Built, build
-from rnow_core.build.fixed import Fixed, choose_fixed, samples_plainly
-from rnow_core.build.phases import Clock
-from rnow_core.build.tools import make_tools, secrets_of
+from rnow_core.build.fixed import Fixed, choose_fixed
 from rnow_core.config.load import LoadedConfig
 from rnow_core.config.schema import Config, resolved
 from rnow_core.config.source import Source
-from rnow_core.data.batches import PromptBatches
-from rnow_core.env.rewards import ProjectRewards
-from rnow_core.errors import FindingsError, RnowError, RunFailed, UsageError
-from rnow_core.jobs.stored import require_same_data, stored_run
-from rnow_core.models.seams import Learner
+from rnow_core.errors import FindingsError, RnowError, UsageError
+from rnow_core.jobs.job import Ingredients, Job
+from rnow_core.jobs.off_policy import off_policy_job
+from rnow_core.jobs.on_policy import on_policy_job
+from rnow_core.jobs.stored import load_checkpoint, require_same_data, stored_run
 from rnow_core.preflight.check import check_loaded, check_project
 from rnow_core.preflight.report import Project, Report
 from rnow_core.stop import StopSignal
-from rnow_core.track.checkpoints import Checkpoint
 from rnow_core.track.clock import PhaseClock
 from rnow_core.track.events import Emit, Event
 from rnow_core.track.metrics import MetricsFile
 from rnow_core.track.run_folder import RunFolder
 from rnow_core.track.sinks import Sink
 from rnow_core.track.wandb_sink import open_wandb
-from rnow_core.train.on_policy import EvalPlan, OnPolicyRun
 from rnow_core.train.record import RunRecord
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A run that is ready to start, behind `checkpoint` when it is resumed."""
+    """A run that is ready to start; it was saved behind the step `begun`."""
 
-    config: Config
-    run: OnPolicyRun
-    built: Built
-    rewards: ProjectRewards
-    checkpoint: Checkpoint | None
+    job: Job
+    record: RunRecord
+    total_steps: int
+    begun: int
 
 
 @dataclass(frozen=True)
@@ -143,97 +135,12 @@ def _assemble(
     fields = {"run": folder.name, "path": str(folder.path), "total_steps": total_steps, **told}
     fields["resumed_from"] = checkpoint.step if checkpoint else None
     wanted.emit(Event("run_started", fields))
-    rewards, built = load_parts(project, fixed, folder.path, total_steps, record.clock.phase)
+    given = Ingredients(project, fixed, record, total_steps, checkpoint, wanted.stop)
+    job: Job = off_policy_job(given) if config.dataset_type == "sft" else on_policy_job(given)
     if checkpoint is not None:
-        _load(built.learner, checkpoint)
+        load_checkpoint(job.learner, checkpoint)
     record.rewind(checkpoint)
-    return Setup(
-        config=config,
-        run=_on_policy_run(wanted, project, built, record, total_steps),
-        built=built,
-        rewards=rewards,
-        checkpoint=checkpoint,
-    )
-
-
-def load_parts(
-    project: Project, fixed: Fixed, run_dir: Path, total_steps: int, clock: Clock
-) -> tuple[ProjectRewards, Built]:
-    """Rewards, tools and models of a project; nothing is started yet. Logs go below `run_dir`."""
-    config = project.loaded.config
-    rewards = ProjectRewards(
-        project.folder,
-        timeout=config.rollout.reward_timeout,
-        log=run_dir / "logs" / "rewards.log",
-        secrets=secrets_of(config),
-        sandboxes=config.sandbox.engine != "none",
-    )
-    tools = make_tools(
-        config,
-        project.tools,
-        project.renderer,
-        sandboxed_rewards=any(info.sandbox for info in project.rewards.values()),
-        project=project.folder,
-        run_dir=run_dir,
-    )
-    built = build(
-        config,
-        fixed,
-        project_dir=project.folder,
-        run_dir=run_dir,
-        renderer=project.renderer,
-        context_window=project.context_window,
-        rewards=rewards,
-        tools=tools,
-        total_steps=total_steps,
-        clock=clock,
-    )
-    return rewards, built
-
-
-def _load(learner: Learner, checkpoint: Checkpoint) -> None:
-    try:
-        learner.load(checkpoint.path)
-    except (OSError, SafetensorError) as error:
-        raise RunFailed(
-            f"{checkpoint.path} is damaged: {error}",
-            "remove that folder to go on from the checkpoint before it",
-        ) from error
-
-
-def _on_policy_run(
-    wanted: Wanted, project: Project, built: Built, record: RunRecord, total_steps: int
-) -> OnPolicyRun:
-    config = project.loaded.config
-    evaluation = (
-        EvalPlan(
-            name=config.eval_name,
-            prompts=project.eval_prompts,
-            group_size=config.eval.group_size,
-            batch_size=config.eval.batch_size,
-            every=config.trainer.eval_step,
-            parts=built.evaluation,
-            baseline=built.baseline,
-        )
-        if project.eval_prompts
-        else None
-    )
-    return OnPolicyRun(
-        prompts=PromptBatches(project.prompts, config.data.batch_size, config.seed),
-        group_size=config.data.group_size,
-        total_steps=total_steps,
-        save_every=config.trainer.save_step,
-        mask_truncated=config.rollout.mask_truncated,
-        parts=built.training,
-        learner=built.learner,
-        device=built.device,
-        adapters=built.engine.adapters,
-        evaluation=evaluation,
-        record=record,
-        stop=wanted.stop,
-        watch_mismatch=samples_plainly(config),
-        async_level=built.async_level,
-    )
+    return Setup(job, record, total_steps, checkpoint.step if checkpoint else 0)
 
 
 def _record(config: Config, project: Project, folder: RunFolder, total_steps: int, emit: Emit) -> RunRecord:

@@ -20,7 +20,8 @@ from rnow_core.config.load import load_config
 from rnow_core.config.schema import Config
 from rnow_core.env.rewards import ProjectRewards
 from rnow_core.errors import FindingsError, RolloutFailed, UsageError
-from rnow_core.jobs.setup import load_parts, require_project
+from rnow_core.jobs.on_policy import load_parts
+from rnow_core.jobs.setup import require_project
 from rnow_core.preflight.check import CONFIG_FILE, check_loaded
 from rnow_core.preflight.report import Project, Report, presented
 from rnow_core.rollout.collect import one_rollout
@@ -147,6 +148,11 @@ def check_trial(request: TrialRequest) -> Report:
         loaded = load_config(request.project_dir / CONFIG_FILE, request.overrides)
     except FindingsError as error:
         return Report(presented(error.findings, request.project_dir), {}, None)
+    if loaded.config.dataset_type == "sft":
+        raise UsageError(
+            "`rnow test` samples rollouts, and dataset_type: sft trains on given conversations",
+            "rnow validate checks these",
+        )
 
     def check(engine: Engine) -> Report:
         config = _for_trial(loaded.config, engine, request.teacher)

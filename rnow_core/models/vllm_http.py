@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -210,9 +210,9 @@ class VLLMClient:
                 patience.reset()
             raise TryAgain(f"the connection failed: {error or type(error).__name__}") from error
         if response.status_code in RETRIED and (retry_5xx or response.status_code in (429, 503)):
-            raise TryAgain(_reason(response), response.status_code, _retry_after(response))
+            raise TryAgain(said_by(response), response.status_code, asked_wait(response.headers))
         if response.status_code != 200:
-            self._fail(method, path, _reason(response), response.status_code)
+            self._fail(method, path, said_by(response), response.status_code)
         return _decoded(response)
 
     async def _revived(self, life: int) -> bool:
@@ -240,8 +240,8 @@ def _decoded(response: httpx2.Response) -> Any:
         raise TryAgain(f"the answer is not JSON: {error}", response.status_code) from error
 
 
-def _reason(response: httpx2.Response) -> str:
-    """The server's own message: vLLM's `error.message`, or what FastAPI and proxies send."""
+def said_by(response: httpx2.Response) -> str:
+    """The server's own message: `error.message`, or what FastAPI and proxies send."""
     try:
         body = response.json()
         found = body.get("error", body.get("detail", body.get("message")))
@@ -251,9 +251,9 @@ def _reason(response: httpx2.Response) -> str:
     return " ".join(str(text or response.reason_phrase).split())[:600]
 
 
-def _retry_after(response: httpx2.Response) -> float | None:
+def asked_wait(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait, from the header's number or date."""
-    value = response.headers.get("retry-after")
+    value = headers.get("retry-after")
     if value is None:
         return None
     try:

@@ -16,6 +16,7 @@ from rnow_core.env.define import RewardInfo
 from rnow_core.env.rewards import inspect_rewards
 from rnow_core.env.tool_types import ToolInfo
 from rnow_core.errors import Finding, FindingsError, RnowError, UsageError
+from rnow_core.preflight.conversations import check_conversations
 from rnow_core.preflight.machine import check_packages
 from rnow_core.preflight.model_facts import ModelFacts
 from rnow_core.preflight.models import ModelFiles, check_adapter, read_model
@@ -45,6 +46,10 @@ from rnow_core.types import Prompt
 
 CONFIG_FILE = "config.yml"
 SELF = "self"
+
+
+Checked = tuple[Mapping[str, Any], Project | None]
+"""The plan and the project, as far as both could be had."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +95,46 @@ def check_loaded(project_dir: Path, loaded: LoadedConfig) -> Report:
     window = _context_window(config, student.facts) if student.facts else None
     rows = _read_rows(project_dir, config, found)
     options = template_options(config.rollout.reasoning_mode)
+    _check_student_text(config, student, options, found)
+    if config.dataset_type == "sft":
+        plan, project = _conversations(project_dir, loaded, student, window, rows, found)
+    else:
+        plan, project = _prompts(project_dir, loaded, student, window, rows, options, found)
+    report = Report(presented(found.items, project_dir), dict(plan), project)
+    return report if report.ok else Report(report.findings, report.plan, None)
+
+
+def _conversations(
+    project_dir: Path,
+    loaded: LoadedConfig,
+    student: ModelFiles,
+    window: int | None,
+    rows: Rows | None,
+    found: Findings,
+) -> Checked:
+    """What `sft` trains on: no teacher, no rewards, no sampling."""
+    if rows is None:
+        return {}, None
+    return check_conversations(project_dir, loaded, student, window, rows.train, rows.held_out, found)
+
+
+def _prompts(
+    project_dir: Path,
+    loaded: LoadedConfig,
+    student: ModelFiles,
+    window: int | None,
+    rows: Rows | None,
+    options: Mapping[str, Any],
+    found: Findings,
+) -> Checked:
+    """What `distill` and `rl` need: prompts with tools and rewards, a teacher, room for replies."""
+    config = loaded.config
     tools = check_tools(project_dir, config, [*rows.train, *rows.held_out], found) if rows else ()
     counted = _count(rows, student.renderer, tools, options, found) if rows and student.renderer else None
     if tools and student.renderer:
         check_format(config, student.renderer, found)
     if counted and student.facts and window:
         _check_lengths(config, counted, student.facts, window, found)
-    _check_student_text(config, student, options, found)
     teacher = _check_teacher(config, project_dir, student, counted, window, found)
     rewards = _check_fields(config, project_dir, rows, found)
     found.extend(check_packages(config))
@@ -109,8 +147,7 @@ def check_loaded(project_dir: Path, loaded: LoadedConfig) -> Report:
         project = Project(
             project_dir, loaded, rows.train, rows.held_out, student.renderer, window, rewards, tools
         )
-    report = Report(presented(found.items, project_dir), plan, project)
-    return report if report.ok else Report(report.findings, plan, None)
+    return plan, project
 
 
 def _plan(config: Config, known: Known, project_dir: Path, found: Findings) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def make_plan(config: Config, known: Known, project_dir: Path) -> dict[str, Any]
         "teacher_parameters": known.teacher.parameters if known.teacher else None,
         "trained_parameters": trained_parameters(known.student, config.model.qlora_rank),
         **_memory(config, known, rollouts),
-        **_disk(config, known.student, steps, project_dir),
+        **disk_plan(config, known.student, steps, project_dir),
     }
 
 
@@ -77,7 +77,7 @@ def _memory(config: Config, known: Known, rollouts: int) -> dict[str, Any]:
     gpus = gpu_memory()
     engine = engine_of(config, bool(gpus))
     served = engine == "vllm"
-    sizes = _sizes(config, bool(gpus), longest)
+    sizes = sizes_of(config, bool(gpus), longest)
     available = min(gpus) if gpus else machine_memory()
     local_teacher = None if served else known.teacher
     kv_tokens = 0
@@ -108,7 +108,8 @@ def _memory(config: Config, known: Known, rollouts: int) -> dict[str, Any]:
     }
 
 
-def _sizes(config: Config, on_gpu: bool, longest: int) -> Sizes:
+def sizes_of(config: Config, on_gpu: bool, longest: int) -> Sizes:
+    """What the config says about memory; `longest`: tokens of the longest sequence that is trained."""
     wanted = config.trainer.gradient_checkpointing
     tokens = config.trainer.micro_batch_tokens or (GPU_TOKENS if on_gpu else CPU_TOKENS)
     return Sizes(
@@ -119,7 +120,8 @@ def _sizes(config: Config, on_gpu: bool, longest: int) -> Sizes:
     )
 
 
-def _disk(config: Config, student: ModelFacts, steps: int, project_dir: Path) -> dict[str, Any]:
+def disk_plan(config: Config, student: ModelFacts, steps: int, project_dir: Path) -> dict[str, Any]:
+    """Checkpoints of the run, their bytes, and what is free for them."""
     every = config.trainer.save_step
     between = (steps - 1) // every if every > 0 else 0
     checkpoints = 2 + between
@@ -131,8 +133,11 @@ def _disk(config: Config, student: ModelFacts, steps: int, project_dir: Path) ->
     }
 
 
-def memory_finding(plan: dict[str, Any]) -> list[Finding]:
-    """RN410 (warning) when the estimate does not fit into the machine."""
+SMALLER = "lower trainer.micro_batch_tokens, rollout.max_tokens or data.group_size, or use smaller models"
+
+
+def memory_finding(plan: dict[str, Any], hint: str = SMALLER) -> list[Finding]:
+    """RN410 (warning) when the estimate does not fit into the machine; `hint` says what makes it smaller."""
     need, have = plan["memory"]["total"], plan["memory_available"]
     if need <= have:
         return []
@@ -141,7 +146,6 @@ def memory_finding(plan: dict[str, Any]) -> list[Finding]:
         f"the run needs about {need / GIB:.1f} GiB of memory, and the {plan['device']} has {have / GIB:.1f} GiB; "
         f"the largest part is {largest} ({plan['memory'][largest] / GIB:.1f} GiB)"
     )
-    hint = "lower trainer.micro_batch_tokens, rollout.max_tokens or data.group_size, or use smaller models"
     return [Finding("RN410", "warning", message, hint)]
 
 

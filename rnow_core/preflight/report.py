@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rnow_core.config.load import LoadedConfig
+from rnow_core.data.conversations import Conversations
 from rnow_core.data.renderer import Renderer
 from rnow_core.env.define import RewardInfo
 from rnow_core.env.tool_types import ToolInfo
@@ -19,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Project:
-    """A project that was read without an error: what a run is built from."""
+    """A project that was read without an error: what a run is built from. `conversations` renders the rows of `sft`."""
 
     folder: Path
     loaded: LoadedConfig
@@ -29,6 +30,7 @@ class Project:
     context_window: int
     rewards: Mapping[str, RewardInfo]
     tools: Sequence[ToolInfo] = ()
+    conversations: Conversations | None = None
 
 
 @dataclass(frozen=True)

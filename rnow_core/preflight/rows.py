@@ -30,7 +30,7 @@ def count_prompts(
             schemas = [info.schema() for info in tools_of(prompt, tools)]
             ids = renderer.prompt_ids(list(prompt.messages), tools=schemas or None, **options)
         except RnowError as error:
-            yield _about(prompt, "RN220", error.message, error.hint, "messages")
+            yield about_row(prompt, "RN220", error.message, error.hint, "messages")
         else:
             yield CountedPrompt(prompt, len(ids), max(ids, default=-1))
 
@@ -38,7 +38,7 @@ def count_prompts(
 def too_long(rows: Iterable[CountedPrompt], context_window: int) -> list[Finding]:
     """RN221 for every prompt that fills the context window."""
     return [
-        _about(
+        about_row(
             row.prompt,
             "RN221",
             f"the prompt has {row.tokens} tokens, and the context window has {context_window}",
@@ -62,13 +62,13 @@ def little_room(rows: Sequence[CountedPrompt], context_window: int, max_tokens: 
         f"this one has {longest.tokens} tokens and leaves {left} of the context window of {context_window}"
     )
     hint = "replies will be cut there: shorten the rows, or lower the reply's max_tokens"
-    return [_about(longest.prompt, "RN222", message, hint, "messages", "warning")]
+    return [about_row(longest.prompt, "RN222", message, hint, "messages", "warning")]
 
 
 def unknown_ids(rows: Iterable[CountedPrompt], vocab_rows: int) -> list[Finding]:
     """RN226 for every prompt with an id that the student's embedding does not have."""
     return [
-        _about(
+        about_row(
             row.prompt,
             "RN226",
             f"the prompt has the id {row.highest_id}, and the student has weights for {vocab_rows} ids",
@@ -84,7 +84,7 @@ def unknown_teachers(prompts: Iterable[Prompt], names: Sequence[str]) -> list[Fi
     """RN224 for every row whose `teacher` is not in the config."""
     listed = ", ".join(f"'{name}'" for name in names)
     return [
-        _about(
+        about_row(
             prompt,
             "RN224",
             f"unknown teacher '{prompt.teacher}'",
@@ -100,7 +100,9 @@ def unknown_rewards(prompts: Iterable[Prompt], known: Sequence[str]) -> list[Fin
     """RN230 for every row that names a reward which rewards.py does not have."""
     listed = ", ".join(sorted(known)) or "no function with @reward"
     return [
-        _about(prompt, "RN230", f"unknown reward '{name}'", f"rewards.py has: {listed}", f"rewards[{index}]")
+        about_row(
+            prompt, "RN230", f"unknown reward '{name}'", f"rewards.py has: {listed}", f"rewards[{index}]"
+        )
         for prompt in prompts
         for index, name in enumerate(prompt.rewards)
         if name not in known
@@ -119,9 +121,11 @@ def overlap(train: Sequence[Prompt], held_out: Sequence[Prompt]) -> list[Finding
         f"(this one is {twin.file}:{twin.line})"
     )
     hint = "remove them from one of the files: the evaluation would measure memory"
-    return [_about(found[0], "RN223", message, hint, "messages", "warning")]
+    return [about_row(found[0], "RN223", message, hint, "messages", "warning")]
 
 
-def _about(prompt: Prompt, code: str, message: str, hint: str, path: str, severity: Any = "error") -> Finding:
+def about_row(
+    prompt: Prompt, code: str, message: str, hint: str, path: str, severity: Any = "error"
+) -> Finding:
     """A finding at a row."""
     return Finding(code, severity, message, hint, prompt.file, prompt.line, path=path)

@@ -36,12 +36,7 @@ def check_tools(
     closes the network of another, RN402 no place for sandboxed tools, RN403 a secret that is not set, RN404 an MCP
     server without an answer.
     """
-    own = own_tools(project_dir, config, prompts, found)
-    served = _served(config, found)
-    infos = (*own, *(served or ()))
-    if served is not None:
-        found.extend(_unknown(prompts, infos))
-    _require(found, "RN241", "rollout.mcp_url", lambda: require_unique(infos))
+    infos = known_tools(project_dir, config, prompts, found)
     if not infos:
         return ()
     turns = config.rollout.turns(tools=True)
@@ -60,6 +55,22 @@ def check_tools(
     found.add(Finding("RN238", "info", message, "the rule: tools resolve for the row, and max_turns > 1"))
     _check_places(config, agentic, infos, found)
     found.extend(_secrets(config))
+    return infos
+
+
+def known_tools(
+    project_dir: Path, config: Config, prompts: Sequence[Prompt], found: Findings
+) -> tuple[ToolInfo, ...]:
+    """The tools of the project and of its MCP servers, whether or not a run calls them.
+
+    Findings: those of `own_tools`, RN236, RN241 and RN404 of `check_tools`.
+    """
+    own = own_tools(project_dir, config, prompts, found)
+    served = _served(config, found)
+    infos = (*own, *(served or ()))
+    if served is not None:
+        found.extend(_unknown(prompts, infos))
+    _require(found, "RN241", "rollout.mcp_url", lambda: require_unique(infos))
     return infos
 
 

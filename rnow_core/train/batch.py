@@ -1,10 +1,11 @@
-"""Scored rollouts -> one ragged batch."""
+"""Scored rollouts, or given conversations -> one ragged batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain, repeat
 
+from rnow_core.data.conversations import TokenizedConversation
 from rnow_core.types import Batch, ScoredRollout
 
 
@@ -30,6 +31,19 @@ def to_batch(rollouts: Sequence[ScoredRollout], *, mask_truncated: bool = False)
                 for scored, length in zip(rollouts, lengths, strict=True)
             )
         ),
+    )
+
+
+def imitation_batch(conversations: Sequence[TokenizedConversation]) -> Batch:
+    """Put given conversations behind one another, one row each. What sampler and teacher would say of them is 0."""
+    lengths = [len(conversation.ids_T) for conversation in conversations]
+    return Batch(
+        ids=list(chain.from_iterable(conversation.ids_T for conversation in conversations)),
+        lengths=lengths,
+        mask=list(chain.from_iterable(conversation.mask_T for conversation in conversations)),
+        mu=[0.0] * sum(lengths),
+        teacher=(),
+        task=[0.0] * sum(lengths),
     )
 
 

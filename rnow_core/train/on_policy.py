@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from rnow_core.data.batches import PromptBatches
-from rnow_core.errors import Interrupted
 from rnow_core.models.device import DeviceThread
 from rnow_core.models.seams import Learner
 from rnow_core.rollout.collect import Collected, collect
@@ -26,6 +25,7 @@ from rnow_core.track.aggregate import mismatch_kl
 from rnow_core.train.ahead import StepRollouts
 from rnow_core.train.alarm import check_mismatch
 from rnow_core.train.batch import to_batch
+from rnow_core.train.between_steps import due, stop_if_requested
 from rnow_core.train.record import RunRecord
 from rnow_core.types import Prompt
 
@@ -86,9 +86,9 @@ async def train_on_policy(run: OnPolicyRun, first_step: int) -> None:
             stop_if_requested(run, step - 1)
             await train_step(run, step, rollouts)
             last = step == run.total_steps
-            if run.evaluation and (last or _due(step, run.evaluation.every)):
+            if run.evaluation and (last or due(step, run.evaluation.every)):
                 await evaluate_student(run, run.evaluation, step)
-            if last or _due(step, run.save_every):
+            if last or due(step, run.save_every):
                 run.record.save(step, run.learner)
     finally:
         await rollouts.close()
@@ -119,19 +119,6 @@ async def probed_mismatch(run: OnPolicyRun, step: int) -> float:
     return mismatch_kl(np.array(list(chain.from_iterable(trained))), np.array(sampled))
 
 
-def stop_if_requested(run: OnPolicyRun, step: int) -> None:
-    """Save after `step` and leave, when the user wants to stop.
-
-    Raises:
-        Interrupted: naming the command that goes on.
-    """
-    if run.stop.requested:
-        run.record.save(step, run.learner)
-        raise Interrupted(
-            f"stopped after step {step} of {run.total_steps}", "continue with: rnow run --resume"
-        )
-
-
 async def evaluate_student(run: OnPolicyRun, plan: EvalPlan, step: int) -> None:
     """Held-out rewards and teacher KL of the student as it is now."""
     rollouts = await evaluate(plan.prompts, plan.group_size, plan.batch_size, plan.parts)
@@ -153,7 +140,3 @@ async def evaluate_baseline(run: OnPolicyRun, plan: EvalPlan) -> None:
             metrics[f"{env}/baseline_teacher/avg"] = value
             metrics[f"{env}/baseline_diff"] = value - student[name]
     run.record.evaluation(0, metrics)
-
-
-def _due(step: int, every: int | None) -> bool:
-    return every is not None and every > 0 and step % every == 0

@@ -53,12 +53,14 @@ class RunRecord:
         """
         self._write_traces(step, collected, batch, update)
         dropped = len(collected.failures), collected.stale
-        metrics = {
-            **step_metrics(collected.rollouts, batch, update, self.clock.take(), *dropped),
-            **peak_memory(),
-        }
+        metrics = step_metrics(collected.rollouts, batch, update, self.clock.take(), *dropped)
         if probed is not None:
             metrics |= {"staleness_kl": metrics["mismatch_kl"], "mismatch_kl": probed}
+        return self.log_step(step, metrics)
+
+    def log_step(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Write a step's metrics, with the memory's peak, and tell whoever listens; returns them."""
+        metrics = {**metrics, **peak_memory()}
         self.current_step = step
         self._log(step, metrics)
         self.folder.write_status("running", step, self.total_steps, metrics)
@@ -96,6 +98,11 @@ class RunRecord:
         """Every evaluation figure that was written for `step`, in one mapping."""
         rows = (row for row in read_metrics(self.folder.metrics_file) if row.get("step") == step)
         return {name: value for row in rows for name, value in row.items() if name.startswith("eval/")}
+
+    def history(self, name: str) -> list[float]:
+        """A metric of every step that has it, in order."""
+        rows = read_metrics(self.folder.metrics_file)
+        return [float(row[name]) for row in rows if row.get(name) is not None]
 
     def seconds(self) -> float:
         """Seconds that all written steps and evaluations took, over every attempt that counts."""

@@ -18,6 +18,8 @@ def notes(project, *overrides):
         (["logging.wandb_name=x"], "RN133", "logging.wandb_name", "wandb_project"),
         (["algorithm.adv_tau=1", "algorithm.teacher_tau=0"], "RN133", "algorithm.teacher_tau", "measured"),
         (["dataset_type=sft"], "RN133", "teacher", "sft"),
+        (["dataset_type=sft", "algorithm.adv_tau=1"], "RN133", "algorithm", "cross-entropy"),
+        (["trainer.train_on=last_assistant"], "RN133", "trainer.train_on", "sft"),
         (["teacher.context_role=system"], "RN133", "teacher.context_role", "context"),
         (["teacher.path=self"], "RN134", "teacher.path", "nothing to learn"),
     ],

@@ -11,7 +11,6 @@ def missing(project, *overrides):
 @pytest.mark.parametrize(
     ("overrides", "path"),
     [
-        (["dataset_type=sft"], "dataset_type"),
         (["stages=[{dataset_type: rl, teacher: null}]"], "stages"),
         (["model.quantization=nf4"], "model.quantization"),
         (["teacher=[{path: ./a, name: a}, {path: ./b, name: b}]"], "teacher"),
@@ -39,6 +38,7 @@ def test_a_feature_without_engine_part_loads_and_is_refused_by_name(project, ove
         [],
         ["dataset_type=rl", "teacher=null"],
         ["teacher.path=self"],
+        ["dataset_type=sft", "teacher=null", "trainer.train_on=last_assistant"],
         ["rollout.engine=vllm"],
         ["rollout.engine=vllm", "model.qlora_rank=0"],
         ["resources.trainer_gpus=[0, 1]", "trainer.async_level=1"],

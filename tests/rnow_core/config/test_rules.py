@@ -113,6 +113,7 @@ def test_a_contradiction_is_one_error_that_names_the_keys(project, overrides, co
         ["eval.pass_at=[1,16]", "eval.group_size=16"],
         ["dataset_type=rl", "teacher=null", "algorithm.adv_tau=0.5"],
         ["dataset_type=sft", "data.group_size=1"],
+        ["dataset_type=sft", "rollout.max_context_window=2048"],
         ["dataset_type=sft", "teacher.path=openai/gpt-4o"],
         ["algorithm.clip_min=-5", "algorithm.clip_max=5"],
     ],

@@ -317,7 +317,10 @@ with_runner(Path(sys.argv[1]), use)
     command = [sys.executable, "-c", code, str(project), str(Path(__file__).parent)]
     host = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert host.stdout.readline() == b"ready\n"
-    assert len(running(mark)) >= 5  # the host, the guard, the runner, two daemons
+    until = time.monotonic() + 20
+    while len(running(mark)) < 5 and time.monotonic() < until:  # the host, the guard, the runner, two daemons
+        time.sleep(0.05)
+    assert len(running(mark)) >= 5
     host.send_signal(signal.SIGKILL)
     host.wait()
     host.stdout.close()
