@@ -22,8 +22,9 @@ PODMAN_ARGS = (
 PODMAN_RUN_ARGS = "--ulimit nofile=1024:1024 --ulimit nproc=4096:4096"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """One worker of xdist has all of them: the engine's storage is shared."""
+    """One worker of xdist has all of them: the engine's storage is shared. Before xdist reads the groups."""
     for item in items:
         if item.get_closest_marker("container"):
             item.add_marker(pytest.mark.xdist_group("container"))
