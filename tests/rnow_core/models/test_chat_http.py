@@ -46,6 +46,10 @@ def error(code, message="no"):
     return {"error": {"code": code, "message": message}}
 
 
+IMPORTED = time.time()
+"""Cases are made when the file is imported, which may be many minutes before they run."""
+
+
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [
@@ -88,7 +92,7 @@ def test_a_body_that_takes_too_long_is_given_up():
     [
         ({"retry-after": "7"}, 7),
         ({"retry-after-ms": "1500"}, 1.5),
-        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int((time.time() + 30) * 1000))}, 30),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int((IMPORTED + 86400) * 1000))}, 86400),
         (
             {
                 "x-ratelimit-remaining-requests": "3",
@@ -103,7 +107,9 @@ def test_a_body_that_takes_too_long_is_given_up():
 )
 def test_how_long_a_429_asks_to_wait(headers, seconds):
     error = refused(Fault(status=429, headers=headers))
-    assert error.retry_after == (None if seconds is None else pytest.approx(seconds, abs=20))
+    assert error.retry_after == (
+        None if seconds is None else pytest.approx(seconds, abs=20 if seconds < 1000 else 3600)
+    )
 
 
 def test_a_missing_key_and_a_wrong_address(monkeypatch):
