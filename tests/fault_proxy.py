@@ -41,6 +41,7 @@ class FaultProxy:
     release: asyncio.Event = field(default_factory=asyncio.Event)
     _now: int = 0
     _server: asyncio.Server | None = None
+    _connections: set[asyncio.Task] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -54,7 +55,19 @@ class FaultProxy:
         """Refuse connections from now on; those that are open end as they like."""
         self._server.close()
 
+    async def end(self) -> None:
+        """Refuse connections and drop those that are open, so that nothing outlives the event loop."""
+        await self.shut()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
     async def _serve(self, reader, writer):
+        connection = asyncio.current_task()
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+        self._now += 1
+        self.most_at_once = max(self.most_at_once, self._now)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             lines = head.decode().split("\r\n")
@@ -62,8 +75,6 @@ class FaultProxy:
             body = await reader.readexactly(int(fields.get("content-length", 0)))
             path = lines[0].split()[1]
             self.requests[path] += 1
-            self._now += 1
-            self.most_at_once = max(self.most_at_once, self._now)
             fault = self.faults.popleft() if self.faults and self.path in (None, path) else Fault()
             await self._answer(lines[0], body, fault, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -106,4 +117,4 @@ async def proxied(upstream: Path, *faults: Fault, path: str = "/v1/completions")
     try:
         yield proxy
     finally:
-        await proxy.shut()
+        await proxy.end()

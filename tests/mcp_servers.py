@@ -26,6 +26,8 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "Server":
+        if self._process is not None:
+            self.stop()  # one that is still dying would be taken for the new one
         self._process = subprocess.Popen([sys.executable, __file__, *self._arguments], stderr=subprocess.PIPE)
         for _ in range(600):
             with socket.socket() as probe:

@@ -137,10 +137,10 @@ def test_a_call_that_took_its_server_down_is_not_repeated(tmp_path):
 
     with running(tmp_path, "add,die") as server:
         died, add = with_calls(use)
-        assert server.called() == ["die", "add"]
     assert died.kind == "died"
     assert "lost its MCP server" in died.text
     assert add.text == "4"
+    assert server.called() == ["die", "add"]
 
 
 def test_one_server_that_answers_and_one_that_does_not(server, tmp_path):

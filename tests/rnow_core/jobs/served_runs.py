@@ -168,7 +168,7 @@ def elsewhere(student: Served, teacher: Served):
         yield Elsewhere(*proxies, (student.model_folder, teacher.model_folder))
     finally:
         for proxy in proxies:
-            wait_for(proxy.shut())
+            wait_for(proxy.end())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
