@@ -1,5 +1,6 @@
 """Servers and trainer that take turns, and rollouts that run ahead: whole runs on real servers."""
 
+import asyncio
 import json
 from dataclasses import replace
 
@@ -16,9 +17,12 @@ from served_runs import (
 )
 from tiny import make_model
 
+from rnow_core.models.vllm_sampler import VLLMSampler
 from rnow_core.models.vllm_sleep import Sleeper
 from rnow_core.preflight import plan
+from rnow_core.rollout import collect
 from rnow_core.train import on_policy
+from rnow_core.types import version_step
 
 pytestmark = [pytest.mark.vllm, pytest.mark.xdist_group("vllm")]
 
@@ -78,6 +82,25 @@ class TooFarAhead(on_policy.StepRollouts):
         super().__init__(collect, last_step=last_step, ahead=True)
 
 
+@pytest.fixture
+def retry_waits_for_the_version(monkeypatch):
+    """The second sampling of a step begins when the version that it should have is there, however slow training is."""
+    used, sample, use = [], collect._sample, VLLMSampler.use
+
+    async def noted(self, version):
+        await use(self, version)
+        used.append(version_step(version.name))
+
+    async def due(prompts, group_size, step, parts, offset):
+        while offset and max(used) < step - 1:
+            await asyncio.sleep(0.01)
+        return await sample(prompts, group_size, step, parts, offset)
+
+    monkeypatch.setattr(VLLMSampler, "use", noted)
+    monkeypatch.setattr(collect, "_sample", due)
+
+
+@pytest.mark.usefixtures("retry_waits_for_the_version")
 def test_rollouts_that_are_too_old_are_dropped_and_counted(vllm_student, vllm_teacher, tmp_path, monkeypatch):
     """They are sampled again, by then with the version that the step should have."""
     monkeypatch.setattr(on_policy, "StepRollouts", TooFarAhead)
