@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rnow import __version__
+from rnow.cli_eval import evaluate
 from rnow.cli_generate import generate
 from rnow_core.errors import UsageError
 
@@ -218,6 +219,7 @@ def trial(
     return command.test(request, verbose, as_json)
 
 
+app.command("eval")(evaluate)
 app.command()(generate)
 
 

@@ -38,6 +38,8 @@ class Prompt:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[str, Any] = field(default_factory=dict)
     teacher: str | None = None
+    teacher_context: str | None = None
+    """What the row's teacher sees in place of `teacher.context`, as written; "" for nothing."""
     env: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     """The keys of the row that rnow does not know, as written."""
@@ -74,9 +76,9 @@ class AdapterVersion:
     path: Path | None = None
 
 
-def version_name(step: int) -> str:
-    """What the student is called after `step` updates."""
-    return f"student-{step:06d}"
+def version_name(step: int, *, rolled_back: bool = False) -> str:
+    """What the student is called after `step` updates, or behind them when it got older weights back."""
+    return f"student-{'back-' if rolled_back else ''}{step:06d}"
 
 
 def version_step(name: str) -> int:
@@ -137,8 +139,9 @@ class Rollout:
 class ScoredRollout:
     """A rollout with what the teacher and the rewards say of it.
 
-    `teacher_logprobs_T` is aligned with `rollout.trajectory.ids_T`: 0.0 on prompt positions. It is None when the
-    run has no teacher. `task_advantage` is reward minus the mean of the group's survivors.
+    `teacher_logprobs_T` is aligned with `rollout.trajectory.ids_T`: 0.0 on prompt positions, NaN on tokens that do not
+    fit into what the teacher reads. It is None when the run has no teacher. `task_advantage` is reward minus the mean
+    of the group's survivors.
     """
 
     rollout: Rollout
@@ -155,7 +158,8 @@ class Batch:
     """Ragged rows, flat: row r owns the next `lengths[r]` entries of every per-token column.
 
     Padding and packing are the learner's business. The columns are aligned with `ids`; where `mask` is False the
-    others are 0 and never read. `teacher` is empty when the run has no teacher.
+    others are never read. `teacher` is empty when the run has no teacher, and NaN where it gave a token no value:
+    such a token is trained by its reward alone.
     """
 
     ids: Sequence[int]

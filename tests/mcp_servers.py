@@ -58,7 +58,7 @@ def running(folder: Path, tools: str = "add,fail,hang,picture,record,die", **opt
 
 def serve(port: str, tools: str, transport: str, calls: str, key: str) -> None:
     import uvicorn
-    from mcp.server.mcpserver import Image, MCPServer
+    from mcp.server.mcpserver import Context, Image, MCPServer
     from mcp.server.mcpserver.exceptions import ToolError
     from mcp.types import CallToolResult
 
@@ -76,6 +76,23 @@ def serve(port: str, tools: str, transport: str, calls: str, key: str) -> None:
     def fail(text: str) -> str:
         """Always fails."""
         raise ToolError("no " + text)
+
+    sessions: dict[str, list[str]] = {}
+
+    def remember(word: str, ctx: Context) -> str:
+        """All words of this session so far."""
+        note(word)
+        words = sessions.setdefault(ctx.headers["mcp-session-id"], [])
+        words.append(word)
+        return " ".join(words)
+
+    async def wait_for(path: str) -> str:
+        """Waits until there is such a file."""
+        import anyio
+
+        while not Path(path).exists():
+            await anyio.sleep(0.02)
+        return "there"
 
     def long(size: int) -> str:
         """Long text."""
@@ -101,7 +118,8 @@ def serve(port: str, tools: str, transport: str, calls: str, key: str) -> None:
         note("die")
         os._exit(1)
 
-    known = {tool.__name__: tool for tool in (add, fail, long, hang, picture, record, die)}
+    functions = (add, fail, long, hang, picture, record, die, remember, wait_for)
+    known = {tool.__name__: tool for tool in functions}
     for name in tools.split(","):
         shown, _, source = name.partition("=")
         server.tool(name=shown)(known[source or shown])

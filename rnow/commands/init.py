@@ -12,12 +12,15 @@ from rnow.assets import asset_root, folders
 from rnow.display import console
 from rnow.display.failure import error_data
 from rnow.display.scaffold import show_plan, show_templates
+from rnow.origin import requirement
 from rnow.scaffold import Plan, plan_project, raise_if_in_the_way, write_project
 from rnow.skills import Skill, load_skill
 from rnow_core.config.schema_tree import keys_of, node_at
 from rnow_core.errors import UsageError, WouldOverwrite
 
 SETTABLE = ("dataset_type", "student", "teacher")
+OTHER_NAMES = {"off-distill-agent": "off-distill"}
+"""Names that a template is asked for by, besides its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ def list_templates(as_json: bool) -> int:
 
 def init(request: InitRequest, as_json: bool) -> int:
     """Plan the project, write it unless something is in the way, and say what comes next."""
+    request = replace(request, template=OTHER_NAMES.get(request.template, request.template))
     template = _find_template(request.template)
     skill = _with_settings(_owners().get(request.template), request)
     plan = plan_project(template, skill, request.target, _context(skill, request))
@@ -145,5 +149,9 @@ def _with_settings(skill: Skill | None, request: InitRequest) -> Skill | None:
 def _context(skill: Skill | None, request: InitRequest) -> dict[str, Any]:
     """What a template can name. Without a skill, naming `skill` is an error like any undefined name."""
     name = request.name or request.target.resolve().name
-    context: dict[str, Any] = {"project": {"name": name}, "defaults": config_defaults()}
+    context: dict[str, Any] = {
+        "project": {"name": name, "named": bool(request.name)},
+        "defaults": config_defaults(),
+        "install": {"requirement": requirement("train")},
+    }
     return {**context, "skill": skill.descriptor()} if skill else context

@@ -69,7 +69,7 @@ class _Watched:
 
     def emit(self, event: Event) -> None:
         """Pass the event on."""
-        if event.kind == "run_started":
+        if event.kind in ("run_started", "stage_started"):
             self.logs = Path(event.fields["path"]) / "logs"
         self.display.show(event)
 

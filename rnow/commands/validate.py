@@ -9,7 +9,7 @@ from typing import Any
 
 from rnow.display import console
 from rnow.display.findings import render_findings, verdict
-from rnow.display.plan import plan_table
+from rnow.display.plan import plan_lines
 from rnow_core.errors import Finding, FindingsError, UsageError
 
 
@@ -62,5 +62,7 @@ def _show(findings: list[Finding], plan: dict[str, Any], ok: bool, directory: Pa
     for text in render_findings(findings, directory, colour):
         console.out(text)
     console.out(console.paint(verdict(findings, ok), "green" if ok else "red", colour))
-    for line in plan_table(plan):
+    for line in plan_lines(plan):
         console.out(line)
+    if ok and "epoch_tokens" in plan:
+        console.out("what is trained, token by token: rnow generate --show 3")

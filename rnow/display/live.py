@@ -58,6 +58,10 @@ class LiveDisplay:
         elif event.kind == "run_started":
             self._total = int(event.fields["total_steps"])
             self._live.start()
+        elif event.kind == "stage_started":
+            self._total = int(event.fields["total_steps"])
+            self._rows.clear()
+            self._pace = Pace()
         describe = NOTES.get(event.kind) or RESULTS[event.kind]
         self._console.print(Text(describe(event), style=self._style(event)))
 

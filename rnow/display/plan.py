@@ -11,6 +11,13 @@ UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 IN_BYTES = ("memory", "disk")
 
 
+def plan_lines(plan: Mapping[str, Any]) -> list[str]:
+    """The plan of a run; of one in stages, that of each below its name."""
+    if "stages" not in plan:
+        return plan_table(plan)
+    return [line for name, stage in plan["stages"].items() for line in (f"stage {name}:", *plan_table(stage))]
+
+
 def plan_table(plan: Mapping[str, Any]) -> list[str]:
     """Key and value of everything in the plan; what is named `memory...` or `disk...` is in bytes."""
     shown = {key: _size(value) if key.startswith(IN_BYTES) else value for key, value in plan.items()}

@@ -68,6 +68,8 @@ class PlainDisplay:
 
     def show(self, event: Event) -> None:
         """Print what the event says; events without a text of their own are silent."""
+        if event.kind == "stage_started":
+            self._pace = Pace()
         if event.kind == "step":
             console.out(self._step(event))
         elif event.kind in RESULTS:
@@ -99,9 +101,24 @@ def describe_start(event: Event) -> str:
     ]
     if resumed is not None:
         lines.append(f"  resumed from step {number(resumed)}")
+    if "stages" in fields:
+        lines.append(f"  stages: {', '.join(fields['stages'])}")
     changes = fields.get("changes", ())
     lines += [f"  {change['path']}: {change['old']} -> {change['new']}" for change in changes]
     return "\n".join(lines)
+
+
+def describe_stage_start(event: Event) -> str:
+    """The stage, its steps, and where it goes on."""
+    fields = event.fields
+    resumed = fields.get("resumed_from")
+    line = f"stage {fields['stage']}: {number(fields['total_steps'])} steps"
+    return line if resumed is None else f"{line}, resumed from step {number(resumed)}"
+
+
+def describe_stage_end(event: Event) -> str:
+    """The stage is over; its figures come with those of the whole."""
+    return f"stage {event.fields['stage']} finished"
 
 
 def describe_check(event: Event) -> str:
@@ -141,6 +158,8 @@ def describe_summary(event: Event) -> str:
 RESULTS: dict[str, Callable[[Event], str]] = {"eval": describe_eval, "run_finished": describe_summary}
 NOTES: dict[str, Callable[[Event], str]] = {
     "run_started": describe_start,
+    "stage_started": describe_stage_start,
+    "stage_finished": describe_stage_end,
     "check": describe_check,
     "warning": describe_warning,
     "checkpoint": describe_checkpoint,

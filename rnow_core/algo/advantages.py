@@ -21,7 +21,8 @@ def teacher_advantages(
 ) -> Tensor:
     """D_t = clip(teacher_tau * log p_teacher - student_tau * old, clip_min, clip_max), float32 of N.
 
-    A tau of 0 leaves its model out: its logprobs are not read, and `teacher_N` may be None.
+    A tau of 0 leaves its model out: its logprobs are not read, and `teacher_N` may be None. Where `teacher_N` is NaN
+    the teacher gave no value: there is nothing to compare, and D_t is 0.
     """
     advantage_N = torch.zeros_like(old_N)
     if teacher_tau != 0.0:
@@ -30,9 +31,11 @@ def teacher_advantages(
         advantage_N = advantage_N + teacher_tau * teacher_N
     if student_tau != 0.0:
         advantage_N = advantage_N - student_tau * old_N
-    if clip_min is None and clip_max is None:
-        return advantage_N
-    return advantage_N.clamp(min=clip_min, max=clip_max)
+    if clip_min is not None or clip_max is not None:
+        advantage_N = advantage_N.clamp(min=clip_min, max=clip_max)
+    if teacher_tau != 0.0 and teacher_N is not None:
+        advantage_N = advantage_N.masked_fill(teacher_N.isnan(), 0.0)
+    return advantage_N
 
 
 def discount_later(advantage_N: Tensor, row_N: Tensor, position_N: Tensor, gamma: float) -> Tensor:

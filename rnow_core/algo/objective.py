@@ -5,7 +5,8 @@ logprobs.
     A_t = adv_tau * A_task + D_t
 
 In expectation over the student's own samples, adv_tau 0 with both taus b is b times the gradient of the
-reverse KL. Unequal taus have their optimum at p_teacher^(teacher_tau / student_tau), renormalised.
+reverse KL. Unequal taus have their optimum at p_teacher^(teacher_tau / student_tau), renormalised. Where the teacher
+gave a token no value (NaN) D_t is 0, and the token is trained by its reward alone.
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rnow_core.build.contexts import contexts_of, name_of
 from rnow_core.build.engine import Engine
 from rnow_core.build.fixed import Fixed
 from rnow_core.build.local import LocalEngine
@@ -65,12 +67,19 @@ def build(
     tools: RunTools,
     total_steps: int,
     clock: Clock,
+    teacher_windows: Mapping[str, int] | None = None,
 ) -> Built:
-    """Start the training ranks, load the models and put the parts together. Called outside an event loop."""
+    """Start the training ranks, load the models and put the parts together. Called outside an event loop.
+
+    `teacher_windows`: the tokens of the longest sequence that each teacher with a context is to score; they may be more
+    than the `context_window` of conversations.
+    """
+    windows, contexts = dict(teacher_windows or {}), contexts_of(config, project_dir)
     trainer = build_trainer(config, fixed, project_dir=project_dir, run_dir=run_dir, total_steps=total_steps)
     student, device = trainer.student, trainer.device
     try:
-        engine = _engine(config, fixed, project_dir, run_dir, context_window, student, device)
+        scored_window = max([context_window, *windows.values()])
+        engine = _engine(config, fixed, project_dir, run_dir, context_window, scored_window, student, device)
     except BaseException:
         asyncio.run(trainer.ranks.close())
         raise
@@ -83,6 +92,10 @@ def build(
         context_window=engine.context_window,
         seed=config.seed,
         template_options=template_options(config.rollout.reasoning_mode),
+        contexts=contexts,
+        teacher_windows={
+            name: room - context_window + engine.context_window for name, room in windows.items()
+        },
         agent=tools.agent,
         toolbox=tools.toolbox,
         deadline=config.rollout.deadline,
@@ -97,7 +110,7 @@ def build(
         tools=tools,
         training=training,
         evaluation=evaluation,
-        baseline=_baseline(evaluation, engine, clock),
+        baseline=_baseline(config, evaluation, engine, clock),
         half_precision=student.half_precision,
         async_level=fixed.placement.async_level,
     )
@@ -112,12 +125,20 @@ def _sampling(config: Config, renderer: Renderer) -> SamplingParams:
     )
 
 
-def _baseline(evaluation: RolloutParts, engine: Engine, clock: Clock) -> RolloutParts | None:
-    """The evaluation with the teacher as the sampler, where the config asks for it."""
+def _baseline(config: Config, evaluation: RolloutParts, engine: Engine, clock: Clock) -> RolloutParts | None:
+    """The evaluation with the teacher as the sampler, its context in the prompts, where the config asks for it."""
     if engine.baseline is None:
         return None
     phase = make_phases(clock, engine.take_turn, TEACHER_SAMPLES)
-    return replace(evaluation, sampler=engine.baseline, teachers={}, phase=phase)
+    window = evaluation.teacher_windows.get(name_of(config.teacher[0]), evaluation.context_window)
+    return replace(
+        evaluation,
+        sampler=engine.baseline,
+        teachers={},
+        phase=phase,
+        teacher_samples=True,
+        context_window=max(window, evaluation.context_window),
+    )
 
 
 def _engine(
@@ -126,6 +147,7 @@ def _engine(
     project_dir: Path,
     run_dir: Path,
     context_window: int,
+    scored_window: int,
     student: CausalLM,
     device: DeviceThread,
 ) -> Engine:
@@ -146,6 +168,7 @@ def _engine(
         project_dir=project_dir,
         run_dir=run_dir,
         context_window=context_window,
+        scored_window=scored_window,
         student=student,
         device=device,
     )

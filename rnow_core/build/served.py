@@ -34,11 +34,11 @@ class ServedEngine:
         project_dir: Path,
         run_dir: Path,
         context_window: int,
+        scored_window: int,
         student: CausalLM,
         device: DeviceThread,
     ) -> None:
         self.adapters: Path | None = run_dir / "adapters"
-        self._server_window = context_window
         # a server samples one token behind whatever it scores, so a conversation leaves it room for that
         self.context_window = context_window - 1
         self._device = device
@@ -46,7 +46,8 @@ class ServedEngine:
         self._working: Role | None = None
         full, on_gpu = config.model.qlora_rank == 0, fixed.device.startswith("cuda")
         dtype = "bfloat16" if student.half_precision else "float32"
-        maker = ServerMaker(config, fixed, project_dir, run_dir / "logs", context_window, dtype)
+        logs = run_dir / "logs"
+        maker = ServerMaker(config, fixed, project_dir, logs, context_window, scored_window, dtype)
         self._student = maker.student(student.adapter_modules)
         self._teacher = maker.teacher(self._student)
         client = self._student.client
@@ -65,7 +66,7 @@ class ServedEngine:
         self._teacher_scorer = self._scorer(self._teacher) if self._teacher else None
         self._baseline: VLLMSampler | None = None
         if self._teacher is not None and config.teacher[0].eval_baseline:
-            self._baseline = VLLMSampler(self._teacher.client, context_window=context_window, base=BASE)
+            self._baseline = VLLMSampler(self._teacher.client, context_window=scored_window, base=BASE)
         self.baseline: Sampler | None = self._baseline
         self.teachers: Mapping[str, Teacher] = {}
         if self._teacher_scorer is not None:
@@ -129,4 +130,4 @@ class ServedEngine:
     def _scorer(self, role: ServerRole) -> VLLMTeacher:
         alone = role is not self._student and not self._in_turns
         unit: Literal["group", "step"] = "group" if alone else "step"
-        return VLLMTeacher(role.client, context_window=self._server_window, model=BASE, unit=unit)
+        return VLLMTeacher(role.client, context_window=role.window, model=BASE, unit=unit)

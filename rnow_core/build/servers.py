@@ -105,21 +105,27 @@ class Common(TypedDict):
 
 @dataclass(frozen=True)
 class ServerMaker:
-    """Makes the roles of a run; nothing is started. `dtype` is vLLM's name of the weights' precision."""
+    """Makes the roles of a run; nothing is started. `dtype` is vLLM's name of the weights' precision.
+
+    `scored_window`: tokens of the longest sequence that the teacher reads, which is longer than a conversation where it
+    sees a context.
+    """
 
     config: Config
     fixed: Fixed
     project_dir: Path
     logs: Path
     context_window: int
+    scored_window: int
     dtype: str
 
     def student(self, adapter_modules: tuple[str, ...]) -> ServerRole:
         """The student's server: adapters on, prefix cache on."""
         model = model_path(self.config.model.path, self.project_dir)
-        if self.config.rollout.url:
-            return self._elsewhere("student", model, self.config.rollout.url)
         own_teacher = bool(self.config.teacher) and self.config.teacher[0].path == SELF
+        window = self.scored_window if own_teacher else self.context_window
+        if self.config.rollout.url:
+            return self._elsewhere("student", model, self.config.rollout.url, window)
         placement = self.fixed.placement
         return self._managed(
             ServerSpec(
@@ -132,7 +138,7 @@ class ServerMaker:
                 lora_modules=adapter_modules,
                 max_num_batched_tokens=SCORING_TOKENS if own_teacher and self._on_gpu else None,
                 gpu_memory_utilization=placement.shares.student,
-                **self._common(placement.inference),
+                **self._common(placement.inference, window),
             )
         )
 
@@ -145,7 +151,7 @@ class ServerMaker:
             return student
         model = model_path(teacher.path, self.project_dir)
         if teacher.url:
-            return self._elsewhere("teacher", model, teacher.url)
+            return self._elsewhere("teacher", model, teacher.url, self.scored_window)
         placement = self.fixed.placement
         return self._managed(
             ServerSpec(
@@ -155,9 +161,9 @@ class ServerMaker:
                 name=BASE,
                 prefix_caching=False,
                 score_given=self._on_gpu and has_binary_scores(),
-                max_num_batched_tokens=max(SCORING_TOKENS, self.context_window) if self._on_gpu else None,
+                max_num_batched_tokens=max(SCORING_TOKENS, self.scored_window) if self._on_gpu else None,
                 gpu_memory_utilization=placement.shares.teacher,
-                **self._common(placement.teacher),
+                **self._common(placement.teacher, self.scored_window),
             )
         )
 
@@ -169,10 +175,10 @@ class ServerMaker:
     def _on_gpu(self) -> bool:
         return self.fixed.device.startswith("cuda")
 
-    def _common(self, parallel: Parallel) -> Common:
+    def _common(self, parallel: Parallel, window: int) -> Common:
         """What both servers are started with."""
         return {
-            "max_model_len": self.context_window,
+            "max_model_len": window,
             "dtype": self.dtype,
             "seed": self.config.seed,
             "on_gpu": self._on_gpu,
@@ -186,10 +192,14 @@ class ServerMaker:
         server = ManagedServer(spec)
         endpoint = Endpoint(role=f"the {spec.role}'s server", socket=server.socket)
         client = VLLMClient(endpoint, max_in_flight=self.fixed.slots, on_down=server.ensure)
-        return ServerRole(spec.role, spec.model, client, server, self.context_window, self._full)
+        return ServerRole(
+            spec.role, spec.model, client, server, spec.max_model_len or self.context_window, self._full
+        )
 
-    def _elsewhere(self, role: Literal["student", "teacher"], model: str, url: str) -> ServerRole:
+    def _elsewhere(
+        self, role: Literal["student", "teacher"], model: str, url: str, window: int
+    ) -> ServerRole:
         key = API_KEYS[role] if os.environ.get(API_KEYS[role]) else None
         endpoint = Endpoint(role=f"the {role}'s server", url=url, api_key_env=key)
         client = VLLMClient(endpoint, max_in_flight=self.fixed.slots)
-        return ServerRole(role, model, client, None, self.context_window, self._full)
+        return ServerRole(role, model, client, None, window, self._full)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 
 from rnow_core.config.problems import KeyPath, Problem
 from rnow_core.config.schema import Config
+from rnow_core.config.stability import StabilityConfig
 from rnow_core.config.weights import DEFAULT_COEF
 
 DEFAULT_TOPK = 64
 DEFAULT_BETA = 0.5
+DEFAULT_ROLLBACKS = 2
 
 
 def advice(config: Config) -> list[Problem]:
@@ -95,6 +97,16 @@ def without_effect(config: Config) -> Iterator[Problem]:
             ("algorithm",),
             config.dataset_type == "sft" and bool(algorithm.model_fields_set),
             "`dataset_type: sft` has one loss, the cross-entropy of the given replies",
+        ),
+        (
+            ("stability",),
+            config.dataset_type == "sft" and config.stability != StabilityConfig(),
+            "`dataset_type: sft` samples nothing in its steps that `stability` could watch",
+        ),
+        (
+            ("stability", "max_rollbacks"),
+            config.stability.max_rollbacks != DEFAULT_ROLLBACKS and config.stability.action != "rollback",
+            "`max_rollbacks` needs `action: rollback`",
         ),
         (
             ("trainer", "train_on"),

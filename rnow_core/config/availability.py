@@ -32,11 +32,8 @@ def _other_than(*words: Any) -> Uses:
 
 
 MISSING: tuple[tuple[str, Uses, str], ...] = (
-    ("stages", _on, "run one config after the other"),
     ("model.quantization", _set, "leave it out: the base is loaded in bfloat16 or float32"),
     ("teacher", lambda teachers: len(teachers) > 1, "name one teacher"),
-    ("teacher.context", _set, "leave it out"),
-    ("teacher.context_file", _set, "leave it out"),
     ("teacher.template", _is("own"), "leave it out: the teacher reads the student's template"),
     ("teacher.adapter", _set, "merge the adapter into a folder and name that as teacher.path"),
     ("teacher.ema", _set, "leave it out"),
@@ -47,7 +44,6 @@ MISSING: tuple[tuple[str, Uses, str], ...] = (
         lambda ranks: ranks not in (None, 1),
         "use more trainer_gpus: one rank each",
     ),
-    ("eval.pass_at", _other_than([1]), "leave it out: pass@1 is reported"),
     ("logging.trackio", _on, "use wandb_project, or read metrics.jsonl"),
     ("logging.tensorboard", _on, "use wandb_project, or read metrics.jsonl"),
 )

@@ -15,6 +15,7 @@ from rnow_core.config.explain import explain
 from rnow_core.config.problems import KeyPath, Problem, lookup, written
 from rnow_core.config.rules import contradictions
 from rnow_core.config.schema import Config, merge
+from rnow_core.config.stages import disagreements, holds_in_stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ def check(data: dict[str, Any], root: Path | None = None) -> Checked:
     """Validate data in today's spelling. `root`: the folder that relative model paths start from."""
     stages = data.get("stages")
     if isinstance(stages, list) and stages:
-        problems = _dedupe([*_whole(data, None, rules=False), *_stages(data, stages, root)])
+        problems = _dedupe(_staged(data, stages, root))
     else:
         problems = _dedupe(_whole(data, root))
     wrong = any(problem.severity == "error" for problem in problems)
@@ -86,20 +87,27 @@ def _remove(data: dict[str, Any], problem: Problem) -> None:
         parent.pop(path[-1], None)
 
 
-def _stages(data: dict[str, Any], stages: list[Any], root: Path | None) -> Iterable[Problem]:
-    """The problems of each stage on the base; a key that the stage writes itself is named as the stage's."""
+def _staged(data: dict[str, Any], stages: list[Any], root: Path | None) -> list[Problem]:
+    """The problems of the base alone, of each stage on it, and between the stages."""
+    alone = _whole(data, None, rules=False)
+    found = [_stage(data, stage, index, root) for index, stage in enumerate(stages)]
+    problems = [*alone, *holds_in_stages(found, alone)]
+    if any(problem.severity == "error" for problem in problems):
+        return problems
+    configs = Config.model_validate(data).stage_configs()
+    return [*problems, *disagreements(configs, stages)]
+
+
+def _stage(data: dict[str, Any], stage: Any, index: int, root: Path | None) -> list[Problem]:
+    """The problems of a stage on the base; a key that the stage writes itself is named as the stage's."""
+    if not isinstance(stage, dict):
+        return []
+    prefix: KeyPath = ("stages", index)
+    nested = Problem("RN101", (*prefix, "stages"), "a stage has no stages of its own", "list them in a row")
     base = {key: value for key, value in data.items() if key != "stages"}
-    for index, stage in enumerate(stages):
-        if not isinstance(stage, dict):
-            continue
-        prefix: KeyPath = ("stages", index)
-        if "stages" in stage:
-            yield Problem(
-                "RN101", (*prefix, "stages"), "a stage has no stages of its own", "list them in a row"
-            )
-        overlay = {key: value for key, value in stage.items() if key != "stages"}
-        for problem in _whole(merge(base, overlay), root):
-            yield _in_stage(problem, prefix, overlay)
+    overlay = {key: value for key, value in stage.items() if key != "stages"}
+    problems = [_in_stage(problem, prefix, overlay) for problem in _whole(merge(base, overlay), root)]
+    return [nested, *problems] if "stages" in stage else problems
 
 
 def _in_stage(problem: Problem, prefix: KeyPath, overlay: Mapping[str, Any]) -> Problem:

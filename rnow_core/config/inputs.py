@@ -70,9 +70,12 @@ class TeacherConfig(Section):
     )
     url: Text | None = Field(default=None, description="A running vLLM server that serves the model at path.")
     context: Text | None = Field(
-        default=None, description="Text that only the teacher sees, whitespace exactly as written."
+        default=None,
+        description="Text that only the teacher sees, whitespace as written; with braces a template over the row.",
     )
-    context_file: Text | None = Field(default=None, description="A file that holds the context.")
+    context_file: Text | None = Field(
+        default=None, description="A file that holds the context, instead of `context`."
+    )
     context_role: Literal["user", "system"] = Field(
         default="user",
         description="The context stands in front of the first user message, or of the row's system message.",

@@ -58,7 +58,9 @@ class AlgorithmConfig(Section):
     )
     tis_cap: float = Field(default=2.0, gt=0, description="Cap of the trainer/sampler importance weight.")
     cispo_cap: float = Field(default=4.0, gt=0, description="Cap of cispo's importance weight.")
-    skip_verification: bool = Field(default=False, description="Compute no rewards at all.")
+    skip_verification: bool = Field(
+        default=False, description="Compute no rewards of training rollouts at all; evaluations still do."
+    )
 
 
 class TrainerConfig(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,10 @@ class Overridden:
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> Overridden:
-    """A copy of `data` with each override set in turn; later ones win. Never raises."""
+    """A copy of `data` with each override set in turn; later ones win. Never raises.
+
+    An override of the whole reaches all stages: it also replaces what a stage writes at that key.
+    """
     result = Overridden(copy.deepcopy(data))
     for override in overrides:
         path, equals, text = override.partition("=")
@@ -56,11 +59,23 @@ def _apply(result: Overridden, keys: tuple[str, ...], value: Any) -> None:
     translated = translate({keys[0]: value})
     result.problems += translated.problems
     for path, leaf in _leaves(translated.data, len(keys)):
-        problem = _set(result.data, path, leaf)
-        if problem:
-            result.problems.append(problem)
-        else:
-            result.paths.append(_indexed(path, result.data))
+        for place in [path, *_in_stages(path, result.data)]:
+            problem = _set(result.data, place, copy.deepcopy(leaf))
+            if problem:
+                result.problems.append(problem)
+            else:
+                result.paths.append(_indexed(place, result.data))
+
+
+def _in_stages(path: tuple[str, ...], data: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The same key in each stage that writes it."""
+    stages = data.get("stages")
+    if path[0] == "stages" or not isinstance(stages, list):
+        return
+    for index, stage in enumerate(stages):
+        above = lookup(_indexed(path[:-1], stage), stage)
+        if isinstance(above, dict) and path[-1] in above:
+            yield ("stages", str(index), *path)
 
 
 def _leaves(data: dict[str, Any], depth: int) -> list[tuple[tuple[str, ...], Any]]:

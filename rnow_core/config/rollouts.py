@@ -72,8 +72,16 @@ class EvalConfig(Section):
     pass_at: Annotated[list[Count], Field(min_length=1)] = Field(
         default=[1], description="The k of each pass@k to report."
     )
+    pass_threshold: float = Field(
+        default=1.0, description="A sample passes when its total reward is at least this."
+    )
     max_tokens: Count | None = Field(
         default=None, description="Tokens of one reply; null = rollout.max_tokens."
+    )
+    stop_at_gap_closed: float | None = Field(
+        default=None,
+        gt=0,
+        description="End the run when so many percent of the gap to the teacher are closed; null = never.",
     )
 
 

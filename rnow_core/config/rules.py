@@ -179,6 +179,23 @@ def evaluation_sources(config: Config) -> Iterator[Problem]:
     for path in (path for path, wished in wishes.items() if wished and not paths):
         message = f"`{path[-1]}` asks for an evaluation, and there is no file to evaluate on"
         yield Problem("RN125", path, message, "set data.val_file", also=tuple(given))
+    yield from _early_end(config)
+
+
+def _early_end(config: Config) -> Iterator[Problem]:
+    """Ending when the gap is closed needs the gap, and evaluations during the run."""
+    path = ("eval", "stop_at_gap_closed")
+    baseline: KeyPath = ("teacher", 0, "eval_baseline") if config.teacher else ("teacher",)
+    measured = {
+        baseline: any(teacher.eval_baseline for teacher in config.teacher),
+        ("trainer", "eval_step"): config.trainer.eval_step is not None,
+    }
+    for missing in (also for also, there in measured.items() if not there):
+        if config.eval.stop_at_gap_closed is not None:
+            hint = "set teacher.eval_baseline: true" if missing is baseline else "set trainer.eval_step"
+            what = "the gap before step 1" if missing is baseline else "evaluations during the run"
+            message = f"`stop_at_gap_closed` needs {what}"
+            yield Problem("RN127", path, message, hint, also=(missing,))
 
 
 def lengths(config: Config) -> Iterator[Problem]:
@@ -236,6 +253,19 @@ def _unsupported_teacher(path: KeyPath, name: str, maker: str) -> Problem:
     return Problem("RN120", path, message, hint, also=(TYPE,), at="value")
 
 
+def rollback_target(config: Config) -> Iterator[Problem]:
+    """A rollback goes back to the best evaluated step, so there must be evaluations during the run."""
+    if config.dataset_type == "sft" or config.stability.action != "rollback":
+        return
+    if config.trainer.eval_step is None:
+        message = (
+            "`action: rollback` goes back to the best evaluated step, and nothing is evaluated during the run"
+        )
+        also = (("trainer", "eval_step"),)
+        hint = "set trainer.eval_step and data.val_file"
+        yield Problem("RN128", ("stability", "action"), message, hint, also=also)
+
+
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     teacher_presence,
     rl_without_teacher_keys,
@@ -247,5 +277,6 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     full_fine_tuning,
     teachers_apart,
     evaluation_sources,
+    rollback_target,
     lengths,
 )

@@ -12,6 +12,7 @@ from rnow_core.config.learning import AlgorithmConfig, TrainerConfig
 from rnow_core.config.machine import LoggingConfig, ResourcesConfig
 from rnow_core.config.rollouts import EvalConfig, RolloutConfig, SandboxConfig
 from rnow_core.config.section import OneOrMany, Section, as_list
+from rnow_core.config.stability import StabilityConfig
 from rnow_core.config.weights import Weights, resolve_weights
 
 DatasetType = Literal["distill", "sft", "rl"]
@@ -40,6 +41,9 @@ class Config(Section):
     )
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="GPUs.")
     eval: EvalConfig = Field(default_factory=EvalConfig, description="Evaluation.")
+    stability: StabilityConfig = Field(
+        default_factory=StabilityConfig, description="Monitors of what the student samples."
+    )
     sandbox: SandboxConfig = Field(default_factory=SandboxConfig, description="Containers.")
     logging: LoggingConfig = Field(default_factory=LoggingConfig, description="Metrics and traces.")
     stages: list[dict[str, Any]] = Field(
@@ -81,14 +85,22 @@ class Config(Section):
         return [Config.model_validate(merge(base, stage)) for stage in self.stages] or [self]
 
 
-SECTIONS = ("data", "model", "algorithm", "rollout", "trainer", "resources", "eval", "sandbox", "logging")
+SECTIONS = (
+    *("data", "model", "algorithm", "rollout", "trainer", "resources", "eval"),
+    *("stability", "sandbox", "logging"),
+)
 
 
 def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
-    """`overlay` on `base`: mappings are merged, everything else (lists too) is replaced."""
+    """`overlay` on `base`: mappings are merged, everything else (lists too) is replaced.
+
+    A list of one mapping counts as that mapping: one teacher may be written either way.
+    """
     merged = dict(base)
     for key, value in overlay.items():
         below = merged.get(key)
+        if isinstance(below, list) and len(below) == 1:
+            below = below[0]
         merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rnow_core.data.messages import check_messages
 from rnow_core.data.row_issues import Code, RowIssues
@@ -17,6 +17,9 @@ from rnow_core.types import Message, Prompt
 
 OWN_METADATA = ("teacher", "turns")
 """What generation adds to the metadata of a row."""
+
+NOT_BEST: Final = "not-best"
+"""The reason of rejected rows that stand beside the one row of their prompt."""
 
 EXAMPLE = '{"prompt": "...", "metadata": {"expected_answer": "..."}}'
 
@@ -33,8 +36,8 @@ def load_source(path: Path, *, system: str | None = None, limit: int | None = No
     """The prompts of a file, in order; at most `limit`.
 
     A line of a `.jsonl` file has `prompt` (text) or `messages`, and may have `metadata`, `system`, `tools` (names),
-    `docker`, `docker_env`, `variables`. A line of any other file is a prompt. `system` is the system prompt of
-    rows without their own. Raises FindingsError with every bad line.
+    `rewards` (names), `docker`, `docker_env`, `variables`. A line of any other file is a prompt. `system` is the system
+    prompt of rows without their own. Raises FindingsError with every bad line.
     """
     found: list[SourcePrompt] = []
     findings: list[Finding] = []
@@ -63,6 +66,43 @@ def content_hash(messages: Sequence[Message], metadata: Mapping[str, Any]) -> st
     kept = {key: value for key, value in metadata.items() if key not in OWN_METADATA}
     text = json.dumps([list(messages), kept], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()[:24]
+
+
+def user_texts(path: Path) -> list[str]:
+    """What the user says in each row of a file, in order: a `.txt` file of prompts, or JSON lines with `messages` or
+    `prompt`. FindingsError with every bad line.
+    """
+    found: list[str] = []
+    findings: list[Finding] = []
+    for number, line in _lines(path):
+        issues = RowIssues(str(path), number)
+        row = _row(issues, line) if path.suffix == ".jsonl" else {"prompt": line}
+        messages = row.get("messages", [{"role": "user", "content": row.get("prompt", "")}])
+        if isinstance(messages, list) and all(isinstance(message, dict) for message in messages):
+            found.append(user_text(messages))
+        else:
+            issues.wrong_type("messages", messages, "a list of messages")
+        findings += issues.findings
+    if findings:
+        raise FindingsError(findings)
+    return found
+
+
+def user_text(messages: Sequence[Message]) -> str:
+    """All that the user says in a conversation."""
+    contents = [message.get("content") for message in messages if message.get("role") == "user"]
+    return "\n".join(map(_plain_text, contents))
+
+
+def _plain_text(content: Any) -> str:
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def message_keys(path: Path) -> set[str]:
+    """The `content_hash` of the messages of each row of an output file, answers included."""
+    return {content_hash(messages, {}) for messages, _ in _answers(path)}
 
 
 def answered(paths: Sequence[Path], prompts: Sequence[SourcePrompt]) -> set[str]:
@@ -111,6 +151,8 @@ def _answers(path: Path) -> Iterator[tuple[list[Any], dict[str, Any]]]:
     for number, line in _lines(path) if path.exists() else ():
         issues = RowIssues(str(path), number)
         row = _row(issues, line)
+        if row.get("reason") == NOT_BEST:
+            continue
         messages, metadata = row.get("messages", []), row.get("metadata", {})
         if not isinstance(messages, list) or not isinstance(metadata, dict):
             issues.wrong_type("messages", messages, "a row that was generated", "move the file away")
@@ -147,7 +189,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             Code.FILE.value,
             "error",
             f"the file cannot be read: {error.strerror}",
-            "name a file of prompts",
+            "name a file with a prompt a line, or a .jsonl file",
             str(path),
         )
         raise FindingsError([finding]) from error
@@ -184,9 +226,11 @@ def _prompt(issues: RowIssues, row: Mapping[str, Any], index: int, system: str |
     for key, kind, expected in _KEYS:
         if key in row and not isinstance(row[key], kind):
             issues.wrong_type(key, row[key], expected)
+    for key in ("tools", "rewards"):
+        names = row.get(key)
+        if isinstance(names, list) and not all(isinstance(name, str) for name in names):
+            issues.wrong_type(key, names, "a list of names")
     names = row.get("tools")
-    if isinstance(names, list) and not all(isinstance(name, str) for name in names):
-        issues.wrong_type("tools", names, "a list of names")
     if issues.findings:
         return None
     messages = _messages(issues, row, row.get("system", system))
@@ -197,6 +241,7 @@ def _prompt(issues: RowIssues, row: Mapping[str, Any], index: int, system: str |
         messages=messages,
         file=issues.file,
         line=issues.line or 0,
+        rewards=tuple(row.get("rewards", ())),
         tools=None if names is None else tuple(names),
         docker=row.get("docker"),
         docker_env=row.get("docker_env", {}),
@@ -213,6 +258,7 @@ _KEYS: tuple[tuple[str, type, str], ...] = (
     ("docker_env", dict, "an object"),
     ("docker", str, "the name of an image"),
     ("tools", list, "a list of names"),
+    ("rewards", list, "a list of names"),
 )
 
 

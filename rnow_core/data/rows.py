@@ -28,7 +28,7 @@ def load_prompts(
     findings: list[Finding] = []
     for dataset, path in enumerate(paths):
         name, count = path.as_posix(), 0
-        for issues, row in _read(root / path if root else path, name):
+        for issues, row in _read(root / path if root else path, name, dataset_type):
             prompt = _prompt(issues, row, dataset_type, need_rewards)
             findings += issues.findings
             if prompt and issues.line:
@@ -44,7 +44,7 @@ def load_prompts(
     return prompts
 
 
-def _read(path: Path, name: str) -> Iterator[tuple[RowIssues, dict[str, Any] | None]]:
+def _read(path: Path, name: str, dataset_type: str) -> Iterator[tuple[RowIssues, dict[str, Any] | None]]:
     """For each line that is not blank: its issues so far, and the JSON object or None."""
     try:
         with path.open("rb") as lines:
@@ -61,9 +61,10 @@ def _read(path: Path, name: str) -> Iterator[tuple[RowIssues, dict[str, Any] | N
         reason = (
             "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         )
-        issues.add(
-            Code.FILE, None, f"the file {reason}", "data.train_file and data.val_file name the data files"
-        )
+        hint = "data.train_file and data.val_file name the data files"
+        if dataset_type == "sft":
+            hint += f"; a teacher writes one: rnow generate prompts.jsonl --output {name}"
+        issues.add(Code.FILE, None, f"the file {reason}", hint)
         yield issues, None
 
 
@@ -119,6 +120,8 @@ def _prompt(
     for key in ("docker", "teacher", "env"):
         if key in given:
             values[key] = _name(issues, key, given[key])
+    if "teacher_context" in given:
+        values["teacher_context"] = _text(issues, "teacher_context", given["teacher_context"])
     _check_together(issues, values, need_rewards)
     return None if issues.findings else values
 
@@ -133,6 +136,13 @@ def _names(issues: RowIssues, path: str, value: Any) -> tuple[str, ...]:
 def _name(issues: RowIssues, path: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         issues.wrong_type(path, value, "a name")
+        return ""
+    return value
+
+
+def _text(issues: RowIssues, path: str, value: Any) -> str:
+    if not isinstance(value, str):
+        issues.wrong_type(path, value, "a text", 'write "" for no context')
         return ""
     return value
 

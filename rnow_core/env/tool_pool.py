@@ -45,21 +45,24 @@ def inspect_tools(
 
 
 async def load_tools(
-    project: Path, secrets: Mapping[str, str] | None = None, python: Sequence[str] = (sys.executable,)
+    project: Path,
+    secrets: Mapping[str, str] | None = None,
+    python: Sequence[str] = (sys.executable,),
+    files: Mapping[str, str] | None = None,
 ) -> tuple[ToolInfo, ...]:
     """The tools of the project's tools.py in order of definition, as a process of the user's Python finds them;
-    none where there is no tools.py.
+    none where there is no tools.py. `files` (name -> source) are loaded instead of those in the folder.
 
     User code is never imported here. Raises FindingsError: RN234 tools.py cannot be loaded, RN235 a definition
     is wrong.
     """
     project = project.resolve()
-    if not (project / TOOLS_FILE).is_file():
+    if files is None and not (project / TOOLS_FILE).is_file():
         return ()
     runner = local_runner(project, secrets or {}, python=python)
     try:
         await runner.start()
-        return (await runner.load(project_files(project))).tools
+        return (await runner.load(project_files(project) if files is None else files)).tools
     finally:
         await runner.close()
 
@@ -89,7 +92,8 @@ class ToolPool:
     """Runs the plain tools of a project in up to `size` processes, started when they are needed.
 
     A call that hangs or dies loses its own process, no other. The files are read once: every process runs the
-    same code, whatever is edited meanwhile. Processes are shared by all rollouts.
+    same code, whatever is edited meanwhile. Processes are shared by all rollouts. `files` (name -> source) are
+    loaded instead of those in the folder.
     """
 
     def __init__(
@@ -101,9 +105,10 @@ class ToolPool:
         python: Sequence[str] = (sys.executable,),
         log: Path | None = None,
         memory: int | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> None:
         self._project = project.resolve()
-        self._files = project_files(self._project)
+        self.files = project_files(self._project) if files is None else dict(files)
         self._secrets = dict(secrets or {})
         self._python = python
         self._log = log
@@ -162,7 +167,7 @@ class ToolPool:
         self._all.add(worker)
         try:
             await worker.start()
-            await worker.load(self._files)
+            await worker.load(self.files)
         except BaseException:
             self._all.discard(worker)
             await worker.close()

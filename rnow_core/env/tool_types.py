@@ -41,8 +41,10 @@ class ToolInfo:
 
 
 def tools_of(prompt: Prompt, infos: Iterable[ToolInfo]) -> list[ToolInfo]:
-    """The tools of a row: those that it names, or all."""
-    return [info for info in infos if prompt.tools is None or info.name in prompt.tools]
+    """The tools of a row: those that it names, in its order, or all. A name without a tool is left out."""
+    by_name = {info.name: info for info in infos}
+    names = by_name if prompt.tools is None else prompt.tools
+    return [by_name[name] for name in names if name in by_name]
 
 
 @dataclass(frozen=True, slots=True)

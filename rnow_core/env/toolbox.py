@@ -24,7 +24,7 @@ from rnow_core.env.mcp_tools import McpServers
 from rnow_core.env.runner_process import RESULT_BYTES, RunnerProcess
 from rnow_core.env.runner_reply import TOOLS_FILE
 from rnow_core.env.tool_arguments import ArgumentCheck
-from rnow_core.env.tool_pool import ToolPool, project_files
+from rnow_core.env.tool_pool import ToolPool
 from rnow_core.env.tool_types import Sandbox, Sandboxes, SandboxSpec, ToolContext, ToolInfo, ToolResult
 from rnow_core.errors import EnvironmentMissing, RnowError
 from rnow_core.types import Message, Prompt
@@ -66,7 +66,7 @@ class ToolBox:
         self.network = network
         self.pool = pool or ToolPool(project, secrets=secrets, log=log)
         self.mcp = mcp or McpServers(())
-        self.files = project_files(project.resolve())
+        self.files = self.pool.files
 
     def of(self, prompt: Prompt) -> dict[str, ToolInfo]:
         """The tools of a row by name: those that it names, or all. RnowError for one that does not exist."""

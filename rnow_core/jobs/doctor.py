@@ -85,17 +85,19 @@ def find_project(start: Path) -> Path | None:
 
 
 def project_needs(project: Path, config: Config) -> Needs:
-    """What a project asks for, as far as its files tell without being run."""
+    """What a project asks for in any of its stages, as far as its files tell without being run."""
+    stages = config.stage_configs()
     extras = {
-        "vllm": config.rollout.engine == "vllm" and not config.rollout.url,
-        "wandb": config.logging.wandb_project is not None,
-        "mcp": bool(config.rollout.mcp_url),
+        "vllm": any(stage.rollout.engine == "vllm" and not stage.rollout.url for stage in stages),
+        "wandb": any(stage.logging.wandb_project is not None for stage in stages),
+        "mcp": any(stage.rollout.mcp_url for stage in stages),
     }
     places = set()
     if _has_sandboxed(project):
         places.add("containers" if _rows_name_images(project, config) else "bubblewrap")
     wanted = frozenset(name for name, asked in extras.items() if asked)
-    return Needs(wanted, frozenset(places), tuple(config.sandbox.secrets))
+    secrets = dict.fromkeys(name for stage in stages for name in stage.sandbox.secrets)
+    return Needs(wanted, frozenset(places), tuple(secrets))
 
 
 def _read_project(project: Path) -> tuple[Config | None, list[DoctorCheck]]:

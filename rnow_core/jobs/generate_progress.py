@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rnow_core.data.prompt_file import NOT_BEST
 from rnow_core.models.adaptive_limit import AdaptiveLimit
 from rnow_core.rollout.ask import Asker
-from rnow_core.rollout.generate import Ended
+from rnow_core.rollout.best_of import Ended
 from rnow_core.track.events import Event
 
 
 @dataclass
 class Progress:
-    """Counts of prompts over all sessions, and of this session what the pace follows from."""
+    """Counts of prompts over all sessions, and of this session what the pace follows from.
+
+    reasons: of all rejected rows, `not-best` ones included; about: what is known of the prompts.
+    """
 
     total: int
     done: int
     rejected: int
     asker: Asker
     reasons: Counter[str] = field(default_factory=Counter)
+    about: Mapping[str, Any] = field(default_factory=dict)
     here: list[Ended] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -33,7 +39,10 @@ class Progress:
 
     def add(self, ended: Ended) -> None:
         """One more prompt has ended."""
-        self.here.append(ended)
+        if ended.answers:
+            self.here.append(ended)
+        if ended.not_best:
+            self.reasons[NOT_BEST] += ended.not_best
         if ended.reason:
             self.rejected += 1
             self.reasons[ended.reason] += 1
@@ -67,9 +76,19 @@ class Progress:
     def summary(self, train: Path, rejected: Path) -> dict[str, Any]:
         """What came out."""
         budget = self.asker.budget
+        about = dict(self.about)
+        prompts = {"train": self.done, "rejected": self.rejected}
+        if left := self.total - self.ended:
+            prompts["left"] = left
         return {
+            "prompts": {**about.pop("prompts", {}), **prompts},
             "train": {"file": str(train), "rows": self.done},
-            "rejected": {"file": str(rejected), "rows": self.rejected, **dict(self.reasons)},
+            "rejected": {
+                "file": str(rejected),
+                "rows": self.rejected + self.reasons[NOT_BEST],
+                **{reason: count for reason, count in sorted(self.reasons.items()) if count},
+            },
+            **about,
             "tokens": {"read": budget.tokens_in, "written": budget.tokens_out},
             "cost": round(budget.cost, 6),
             "requests": {

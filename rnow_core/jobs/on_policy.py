@@ -10,13 +10,15 @@ from rnow_core.build.assemble import Built, build
 from rnow_core.build.fixed import Fixed, samples_plainly
 from rnow_core.build.phases import Clock
 from rnow_core.build.tools import make_tools, secrets_of
+from rnow_core.config.schema import Config
 from rnow_core.data.batches import PromptBatches
-from rnow_core.env.rewards import ProjectRewards
+from rnow_core.env.rewards import ProjectRewards, require_verifiers
 from rnow_core.jobs.job import Ingredients, told_seldom
 from rnow_core.jobs.summary import summarise
 from rnow_core.models.seams import Learner
 from rnow_core.preflight.report import Project
 from rnow_core.preflight.selfcheck import require, self_check, tolerances
+from rnow_core.rollout.passes import Scoring
 from rnow_core.track.events import Event
 from rnow_core.train.between_steps import stop_if_requested
 from rnow_core.train.on_policy import (
@@ -54,8 +56,8 @@ class OnPolicyJob:
         run.record.save(0, run.learner)
         if run.evaluation:
             stop_if_requested(run, 0)
-            await evaluate_student(run, run.evaluation, 0)
-            await evaluate_baseline(run, run.evaluation)
+            rollouts = await evaluate_student(run, run.evaluation, 0)
+            await evaluate_baseline(run, run.evaluation, rollouts)
 
     async def train(self, first_step: int) -> None:
         """Train to the end."""
@@ -100,6 +102,8 @@ def load_parts(
 ) -> tuple[ProjectRewards, Built]:
     """Rewards, tools and models of a project; nothing is started yet. Logs go below `run_dir`."""
     config = project.loaded.config
+    named = (name for prompt in (*project.prompts, *project.eval_prompts) for name in prompt.rewards)
+    require_verifiers(named, project.rewards)
     rewards = ProjectRewards(
         project.folder,
         timeout=config.rollout.reward_timeout,
@@ -126,8 +130,15 @@ def load_parts(
         tools=tools,
         total_steps=total_steps,
         clock=clock,
+        teacher_windows=project.teacher_windows,
     )
     return rewards, built
+
+
+def scoring_of(config: Config) -> Scoring:
+    """How the config judges samples."""
+    wanted = config.eval
+    return Scoring(wanted.group_size, tuple(dict.fromkeys(wanted.pass_at)), wanted.pass_threshold)
 
 
 def _run_of(given: Ingredients, built: Built) -> OnPolicyRun:
@@ -141,6 +152,8 @@ def _run_of(given: Ingredients, built: Built) -> OnPolicyRun:
             every=config.trainer.eval_step,
             parts=built.evaluation,
             baseline=built.baseline,
+            scoring=scoring_of(config),
+            stop_at_gap_closed=config.eval.stop_at_gap_closed,
         )
         if project.eval_prompts
         else None
@@ -151,6 +164,7 @@ def _run_of(given: Ingredients, built: Built) -> OnPolicyRun:
         total_steps=given.total_steps,
         save_every=config.trainer.save_step,
         mask_truncated=config.rollout.mask_truncated,
+        adv_tau=config.weights.adv_tau,
         parts=built.training,
         learner=built.learner,
         device=built.device,
@@ -159,5 +173,6 @@ def _run_of(given: Ingredients, built: Built) -> OnPolicyRun:
         record=given.record,
         stop=given.stop,
         watch_mismatch=samples_plainly(config),
+        stability=config.stability,
         async_level=built.async_level,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +16,8 @@ from rnow_core.errors import FindingsError, RnowError, UsageError
 from rnow_core.jobs.job import Ingredients, Job
 from rnow_core.jobs.off_policy import off_policy_job
 from rnow_core.jobs.on_policy import on_policy_job
-from rnow_core.jobs.stored import load_checkpoint, require_same_data, stored_run
-from rnow_core.preflight.check import check_loaded, check_project
+from rnow_core.jobs.stored import require_same_data, stored_run
+from rnow_core.preflight.check import CONFIG_FILE, check_loaded
 from rnow_core.preflight.report import Project, Report
 from rnow_core.stop import StopSignal
 from rnow_core.track.clock import PhaseClock
@@ -26,6 +26,7 @@ from rnow_core.track.metrics import MetricsFile
 from rnow_core.track.run_folder import RunFolder
 from rnow_core.track.sinks import Sink
 from rnow_core.track.wandb_sink import open_wandb
+from rnow_core.train.between_steps import load_checkpoint
 from rnow_core.train.record import RunRecord
 
 
@@ -50,20 +51,20 @@ class Wanted:
     stop: StopSignal
 
 
-def prepare_new(wanted: Wanted) -> Setup:
-    """Check the project, make the run folder, load the models.
+def prepare_new(wanted: Wanted, report: Report) -> Setup:
+    """Make the run folder of a checked project, load the models.
 
     Raises:
         FindingsError: the project has errors; nothing was written.
         WouldOverwrite: a run of this name exists.
     """
-    project, plan = require_project(check_project(wanted.project_dir, wanted.overrides), wanted.emit)
+    project, plan = require_project(report, wanted.emit)
     fixed = choose_fixed(project.loaded.config, plan)
     folder = RunFolder.create(wanted.project_dir, wanted.name)
     folder.write_config(stored_run(project, fixed, plan["steps"]))
     changes = [asdict(change) for change in project.loaded.changes]
     try:
-        return _assemble(wanted, project, fixed, folder, plan["steps"], False, {"changes": changes})
+        return assemble(wanted, project, fixed, folder, plan["steps"], False, {"changes": changes})
     except BaseException as error:
         with suppress(RnowError):  # a full disk: the error that is on its way says more
             folder.write_status("failed", 0, plan["steps"], error=str(error))
@@ -71,12 +72,12 @@ def prepare_new(wanted: Wanted) -> Setup:
         raise
 
 
-def prepare_resumed(wanted: Wanted) -> Setup:
-    """Open an unfinished run and go back to its last checkpoint. Its own config.json counts, not config.yml.
+def open_unfinished(wanted: Wanted) -> tuple[RunFolder, dict[str, Any]]:
+    """The folder of an unfinished run, locked, and what its config.json says.
 
     Raises:
         UsageError: there is nothing to resume, or overrides were given.
-        RunFailed: the run has no checkpoint, or the data has changed since it began.
+        RunFailed: its config.json is missing.
     """
     if wanted.overrides:
         raise UsageError(
@@ -85,41 +86,52 @@ def prepare_resumed(wanted: Wanted) -> Setup:
         )
     folder = RunFolder.open_for_resume(wanted.project_dir, wanted.name)
     try:
-        return _resume(wanted, folder)
+        return folder, folder.read_config()
     except BaseException:
         folder.close()
         raise
 
 
-def _resume(wanted: Wanted, folder: RunFolder) -> Setup:
-    stored = folder.read_config()
-    config = Config.model_validate(stored["config"])
-    loaded = LoadedConfig(
-        config,
-        wanted.project_dir / "config.yml",
-        (),
-        (),
-        Source(str(folder.config_file), stored["config"], {}),
-    )
-    project, _ = require_project(check_loaded(wanted.project_dir, loaded), wanted.emit)
-    require_same_data(stored["data"], project)
-    return _assemble(
-        wanted, project, Fixed.stored(stored["fixed"]), folder, stored["total_steps"], True, {"changes": []}
-    )
+def prepare_resumed(wanted: Wanted, folder: RunFolder, stored: Mapping[str, Any]) -> Setup:
+    """Go back to the last checkpoint of an unfinished run. Its own config.json counts, not config.yml.
+
+    Raises:
+        RunFailed: the data has changed since the run began.
+    """
+    try:
+        loaded = stored_config(wanted.project_dir, folder, stored["config"])
+        project, _ = require_project(check_loaded(wanted.project_dir, loaded), wanted.emit)
+        require_same_data(stored["data"], project)
+        fixed = Fixed.stored(stored["fixed"])
+        return assemble(wanted, project, fixed, folder, stored["total_steps"], True, {"changes": []})
+    except BaseException:
+        folder.close()
+        raise
+
+
+def stored_config(project_dir: Path, folder: RunFolder, data: Mapping[str, Any]) -> LoadedConfig:
+    """The config in a run's config.json."""
+    source = Source(str(folder.config_file), data, {})
+    return LoadedConfig(Config.model_validate(data), project_dir / CONFIG_FILE, (), (), source)
 
 
 def require_project(report: Report, emit: Emit) -> tuple[Project, dict[str, Any]]:
     """The checked project and its plan; warnings are told, errors raised as FindingsError."""
     if report.project is None:
         raise FindingsError([f for f in report.findings if f.severity == "error"])
+    tell_warnings(report, emit)
+    return report.project, report.plan
+
+
+def tell_warnings(report: Report, emit: Emit) -> None:
+    """Every warning of a check as an event."""
     for finding in report.findings:
         if finding.severity == "warning":
             place = f"{finding.where()}: " if finding.file else ""
             emit(Event("warning", {"message": f"{place}{finding.message}", "hint": finding.hint}))
-    return report.project, report.plan
 
 
-def _assemble(
+def assemble(
     wanted: Wanted,
     project: Project,
     fixed: Fixed,
@@ -128,7 +140,7 @@ def _assemble(
     resumed: bool,
     told: dict[str, Any],
 ) -> Setup:
-    """Load the models and tie everything to the run folder."""
+    """Load the models and tie everything to the run folder; `told` goes into the event `run_started`."""
     config = project.loaded.config
     record = _record(config, project, folder, total_steps, wanted.emit)
     checkpoint = record.checkpoints.latest() if resumed else None

@@ -7,16 +7,13 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
 
 from rnow_core.build.fixed import Fixed
 from rnow_core.config.schema import resolved
 from rnow_core.errors import RunFailed
-from rnow_core.models.seams import Learner
 from rnow_core.preflight.report import Project
-from rnow_core.track.checkpoints import Checkpoint
 
 TOOLS_FILE = "tools.py"
 PACKAGES = ("rnow-distill", "torch", "transformers", "peft", "tokenizers")
@@ -48,17 +45,6 @@ def require_same_data(stored: Mapping[str, str], project: Project) -> None:
         )
 
 
-def load_checkpoint(learner: Learner, checkpoint: Checkpoint) -> None:
-    """Restore weights and optimizer. RunFailed naming a checkpoint that is damaged."""
-    try:
-        learner.load(checkpoint.path)
-    except (OSError, SafetensorError) as error:
-        raise RunFailed(
-            f"{checkpoint.path} is damaged: {error}",
-            "remove that folder to go on from the checkpoint before it",
-        ) from error
-
-
 def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in PACKAGES}
 
@@ -68,4 +54,6 @@ def _data_hashes(project: Project) -> dict[str, str]:
     names = [*config.data.train_file, *config.eval_files]
     if config.dataset_type == "sft" and project.tools and (project.folder / TOOLS_FILE).is_file():
         names.append(TOOLS_FILE)  # its schemas are part of the ids
-    return {name: hashlib.sha256((project.folder / name).read_bytes()).hexdigest() for name in names}
+    names += [teacher.context_file for teacher in config.teacher if teacher.context_file]
+    paths = {name: project.folder / Path(name).expanduser() for name in names}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}

@@ -18,6 +18,7 @@ from rnow_core.build.fixed import choose_fixed
 from rnow_core.build.placement import engine_of
 from rnow_core.config.load import load_config
 from rnow_core.config.schema import Config
+from rnow_core.config.stages import sampling_stage
 from rnow_core.env.rewards import ProjectRewards
 from rnow_core.errors import FindingsError, RolloutFailed, UsageError
 from rnow_core.jobs.on_policy import load_parts
@@ -113,7 +114,7 @@ def try_rollouts(request: TrialRequest, emit: Emit) -> Trial:
         if records:
             write_traces(file, records)
     finally:
-        _tidy(folder)
+        tidy(folder)
     failures = [item for item in done if isinstance(item, Failure)]
     logs = folder / "logs"
     return Trial(records, failures, file if records else None, logs if logs.is_dir() else None, fixed.engine)
@@ -148,6 +149,7 @@ def check_trial(request: TrialRequest) -> Report:
         loaded = load_config(request.project_dir / CONFIG_FILE, request.overrides)
     except FindingsError as error:
         return Report(presented(error.findings, request.project_dir), {}, None)
+    loaded = sampling_stage(loaded)
     if loaded.config.dataset_type == "sft":
         raise UsageError(
             "`rnow test` samples rollouts, and dataset_type: sft trains on given conversations",
@@ -248,7 +250,7 @@ def _new_folder(project: Path) -> Path:
     return runs / name
 
 
-def _tidy(folder: Path) -> None:
+def tidy(folder: Path) -> None:
     """Keep the rollouts and what somebody printed; published weights, empty logs and empty folders go."""
     shutil.rmtree(folder / "adapters", ignore_errors=True)
     for path in sorted(folder.rglob("*"), reverse=True):

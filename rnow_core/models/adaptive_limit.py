@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from rnow_core.errors import RunFailed
+from rnow_core.models.pace import Pace
 
 NEAR = 0.9
-PACE = 0.9
-MOST_PATIENCE = 16
+MOST_PATIENCE = 4
 
 
 class NothingWorks(RunFailed):
@@ -23,13 +23,13 @@ class Closed(Exception):
 
 
 class AdaptiveLimit:
-    """A gate for requests: additive increase, multiplicative decrease.
+    """A gate for requests: how many at once, and from the first 429 on how many a second (`Pace`).
 
     The limit starts at `start`, which is also its maximum. A 429 halves it, at most once per `cool_down_s`, because
     the requests that were under way met the same wall. After `slow_down` with a time, nobody starts before it has
-    passed. A window of `limit` successes adds one; up to NEAR of the limit at the last 429 every success does. After
-    each further 429 it takes twice as many windows (at most MOST_PATIENCE), so that a wall once found is not run into
-    all the time. From the first 429 on requests start evenly spread over the time that an answer takes.
+    passed. Every success adds one, up to where the limit was; if as many requests as it allows were under way, it
+    may itself have been the wall: then only up to NEAR of it, and further on a window of `limit` successes adds one,
+    twice as many windows after each further 429 (at most MOST_PATIENCE).
 
     breaker_s: `failed` and `slow_down` raise NothingWorks when no request has succeeded for so long.
     """
@@ -52,7 +52,7 @@ class AdaptiveLimit:
         self._halved_at = -cool_down_s
         self._paused_until = 0.0
         self._failing_since: float | None = None
-        self._next_start = self._mean_s = 0.0
+        self._pace = Pace()
         self._throttled, self._patience = False, 1
         self._turn = asyncio.Lock()
         self._free = asyncio.Condition()
@@ -61,15 +61,16 @@ class AdaptiveLimit:
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         """The right to one request; waits for a free one, its turn, and the end of a pause. Raises Closed."""
+        in_line = self._turn.locked()
         async with self._turn, self._free:
+            late = in_line and self.in_flight < self.limit
             while self._closed or self.in_flight >= self.limit or self._clock() < self._opens():
+                late = self.in_flight < self.limit
                 await self._wait(self._opens() - self._clock())
             self.in_flight += 1
-            started = self._clock()
-            self._next_start = started + self._spacing()
+            self._pace.start(self._clock(), catch_up=late)
         try:
             yield
-            self._took(self._clock() - started)
         finally:
             self.in_flight -= 1
             async with self._free:
@@ -104,11 +105,11 @@ class AdaptiveLimit:
         if until > self._paused_until:
             self.throttled_s += until - max(now, self._paused_until)
             self._paused_until = until
+        self._pace.turned_away()
         if now - self._halved_at >= self._cool_down_s:
-            self._halved_at, self._near, self._window = now, self.limit * NEAR, 0
-            self.limit = max(1, self.limit // 2)
-            self._patience = min(MOST_PATIENCE, 2 * self._patience) if self._throttled else 1
-            self._throttled = True
+            self._halved_at, self._window = now, 0
+            self._pace.refused(now, until, self.limit)
+            self._find_wall()
         self._check(until, f"the server asks to wait {wait_s or 0:.0f} s")
 
     def failed(self, message: str) -> None:
@@ -126,22 +127,22 @@ class AdaptiveLimit:
 
     def _opens(self) -> float:
         """When the next request may start, as far as time decides it."""
-        return max(self._paused_until, self._next_start)
+        return max(self._paused_until, self._pace.opens)
 
-    def _spacing(self) -> float:
-        """Seconds between two starts: what was let go in a pause would otherwise come as one burst."""
-        return PACE * self._mean_s / self.limit if self._throttled else 0.0
-
-    def _took(self, seconds: float) -> None:
-        """An answer took so long: a moving mean over some windows."""
-        self._mean_s += (seconds - self._mean_s) * (1 / (4 * self._maximum) if self._mean_s else 1.0)
+    def _find_wall(self) -> None:
+        """Halve the limit, and remember how far up it was safe."""
+        full = self.in_flight + 1 >= self.limit
+        self._near = self.limit * NEAR if full else float(max(self._near, self.limit))
+        self.limit = max(1, self.limit // 2)
+        self._patience = min(MOST_PATIENCE, 2 * self._patience) if self._throttled and full else 1
+        self._throttled = True
 
     async def _wait(self, seconds: float) -> None:
         """Until something changes, or a pause of `seconds` (if positive) ends. Raises Closed."""
         if self._closed:
             raise Closed
         try:
-            async with asyncio.timeout(max(seconds, 0.001) if seconds > 0 else None):
+            async with asyncio.timeout(seconds if seconds > 0 else None):
                 await self._free.wait()
         except TimeoutError:
             return

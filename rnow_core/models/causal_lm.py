@@ -7,7 +7,7 @@ detail that moves a logprob: attention implementation, dtype, softcap, adapter o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,9 @@ from rnow_core.errors import RnowError
 from rnow_core.models.adapter import add_adapter
 from rnow_core.models.folder import load_model
 from rnow_core.models.output_head import OutputHead, probe_ids, prove_head, read_head
+from rnow_core.models.packed_attention import NAME as PACKED
+from rnow_core.models.packed_attention import Segments, attention_as
+from rnow_core.models.packing_probe import may_pack, packs
 
 
 class Cache(Protocol):
@@ -35,6 +38,7 @@ class CausalLM:
 
     Trainable parameters are float32. `autocast` is the compute dtype of a model that is trained whole in
     mixed precision; otherwise the base weights' dtype decides. Always in eval mode, also when training.
+    `packable` says whether `hidden` computes conversations of one packed row as if each stood alone.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class CausalLM:
         self._checkpointed = _enable_checkpointing(model, name) if gradient_checkpointing else []
         self._head = read_head(model, name)
         self._prove_head()
+        self.packable = self._packs()
 
     @property
     def device(self) -> torch.device:
@@ -107,22 +112,28 @@ class CausalLM:
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool = False,
+        segments: Segments | None = None,
     ) -> Tensor:
         """Hidden states [B, L, H] behind the final norm, in the compute dtype.
 
         Without a mask attention is plainly causal: right padding needs none, since no real token looks at it.
-        With `past_key_values` and `use_cache` the cache is extended in place.
+        With `past_key_values` and `use_cache` the cache is extended in place. With `segments` the one row holds
+        several conversations, each of which sees itself alone (only where the model is `packable`).
         """
+        packed: dict[str, Any] = {}
+        if segments is not None:
+            position_ids, packed = segments.position_1T, {"segments": segments}
         for layer in self._checkpointed:
             # transformers recomputes only layers in training mode; the modules inside stay in eval mode
             layer.training = torch.is_grad_enabled()
-        with self._autocast():
+        with self._autocast(), self._attention(segments):
             output = self._decoder(
                 input_ids=ids_BL,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
                 use_cache=use_cache,
+                **packed,
             )
         hidden: Tensor = output.last_hidden_state
         return hidden.to(self.dtype)
@@ -156,10 +167,19 @@ class CausalLM:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self._autocast_dtype)
 
+    def _attention(self, segments: Segments | None) -> AbstractContextManager[None]:
+        return nullcontext() if segments is None else attention_as(self._decoder.config, PACKED)
+
+    def _probe_ids(self) -> Tensor:
+        return probe_ids(min(self.vocab_rows, self.model.get_input_embeddings().weight.shape[0]), self.device)
+
+    def _packs(self) -> bool:
+        exact = self.dtype == torch.float32
+        return may_pack(self.model) and packs(self.hidden, self._probe_ids(), exact=exact)
+
     @torch.no_grad()
     def _prove_head(self) -> None:
-        rows = min(self.vocab_rows, self.model.get_input_embeddings().weight.shape[0])
-        ids = probe_ids(rows, self.device)
+        ids = self._probe_ids()
         with self._autocast():
             expected = self.model(input_ids=ids, use_cache=False).logits
         got = self.head.logits(self.hidden(ids))
@@ -224,8 +244,16 @@ def _enable_checkpointing(model: Any, name: str) -> list[GradientCheckpointingLa
     if not model.supports_gradient_checkpointing:
         hint = "set trainer.gradient_checkpointing: off"
         raise RnowError(f"{name} does not support gradient checkpointing", hint)
+    config = model.get_decoder().config
+
+    def same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """What surrounds a layer's forward, and its recomputation, which comes when `hidden` is long over."""
+        return nullcontext(), attention_as(config, config._attn_implementation)
+
     # nothing random runs inside a layer, so its random state need not be kept for the recomputation
-    model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+    model.gradient_checkpointing_enable(
+        {"use_reentrant": False, "preserve_rng_state": False, "context_fn": same_attention}
+    )
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     for layer in layers:
         if isinstance(getattr(layer, "dropout", None), float):

@@ -13,12 +13,13 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import httpx2
 
+from rnow_core.errors import EnvironmentMissing
 from rnow_core.models.vllm_http import RETRIED, Endpoint, ServerError, TryAgain, asked_wait, said_by
 from rnow_core.types import Message
 
@@ -99,15 +100,25 @@ class ChatClient:
         self._timeout_s = timeout_s
         self._openrouter = "openrouter.ai" in url
         self._http = httpx2.AsyncClient(
-            headers=self.endpoint.headers(),
+            headers=self._key(),
             timeout=httpx2.Timeout(timeout_s, connect=min(10.0, timeout_s), pool=None),
             limits=httpx2.Limits(max_connections=None, keepalive_expiry=5.0),
         )
 
+    async def start(self, progress: Callable[[float, str], None]) -> None:
+        """Nothing to start: the server is somebody else's."""
+
     async def ask(
-        self, request: ChatRequest, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+        self,
+        request: ChatRequest,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        key: int = 0,
     ) -> ChatAnswer:
-        """One request, one answer. Raises TryAgain, SlowDown, Broke, NotAccepted, NotThisOne."""
+        """One request, one answer; `key` is not sent, since not all servers take a seed.
+
+        Raises TryAgain, SlowDown, Broke, NotAccepted, NotThisOne.
+        """
         body = request.body(messages, tools)
         if self._openrouter:
             body["usage"] = {"include": True}
@@ -116,13 +127,14 @@ class ChatClient:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._http.post(self._path, json=body)
         except (TimeoutError, httpx2.TimeoutException) as error:
-            raise TryAgain(f"no complete answer within {self._timeout_s:g} s") from error
+            raise TryAgain(f"{self.endpoint}: no complete answer within {self._timeout_s:g} s") from error
         except httpx2.InvalidURL as error:
             raise NotAccepted(f"{self.endpoint}: {error}", "correct --base-url") from error
         except httpx2.UnsupportedProtocol as error:
             raise NotAccepted(f"{self.endpoint}: {error}", "--base-url https://HOST/v1") from error
         except (httpx2.TransportError, httpx2.DecodingError) as error:
-            raise TryAgain(f"the connection failed: {error or type(error).__name__}") from error
+            said = f"{self.endpoint}: the connection failed: {error or type(error).__name__}"
+            raise TryAgain(said) from error
         if response.status_code != 200:
             self._refuse(response.status_code, said_by(response), _wait(response.headers))
         return self._read(response)
@@ -130,6 +142,17 @@ class ChatClient:
     async def close(self) -> None:
         """Close all connections."""
         await self._http.aclose()
+
+    def _key(self) -> dict[str, str]:
+        try:
+            return self.endpoint.headers()
+        except EnvironmentMissing:
+            name = self.endpoint.api_key_env
+            raise EnvironmentMissing(
+                f"{self.endpoint} needs an API key, and the environment variable {name} is not set",
+                f"write the line {name}=YOUR_KEY into .env, or export it; --key-env NAME reads another variable, and "
+                "--key-env none asks without a key",
+            ) from None
 
     def _read(self, response: httpx2.Response) -> ChatAnswer:
         try:
@@ -148,8 +171,8 @@ class ChatClient:
             self._refuse_inside(problem, response)
         if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
             raise TryAgain("the answer has no choices", 200)
-        if choice.get("finish_reason") == "error":
-            raise TryAgain("the answer ends with an error", 200)
+        if choice.get("finish_reason") in ("error", "abort"):
+            raise TryAgain(f"the answer ends with finish_reason {choice['finish_reason']}", 200)
         return _answer(answer, choice)
 
     def _refuse_inside(self, problem: Any, response: httpx2.Response) -> NoReturn:

@@ -31,7 +31,7 @@ from rnow_core.models.training_pass import (
     prepare,
     run_pass,
 )
-from rnow_core.types import AdapterVersion, Batch, ScoreRequest, UpdateResult
+from rnow_core.types import AdapterVersion, Batch, ScoreRequest, UpdateResult, version_name, version_step
 
 KEPT_VERSIONS = 3
 """Published folders that stay: the one in use, the one before it, and one to spare."""
@@ -67,6 +67,7 @@ class HFLearner:
         self._budget = token_budget(micro_batch_tokens, lm.device.type)
         self._optimizer = Optimizer(lm.trainable_parameters(), settings)
         self._step = 0
+        self._rolled_back = False
 
     def align(self) -> None:
         """Give the weights of rank 0 to all ranks, each of which calls this once, before anything else."""
@@ -88,13 +89,14 @@ class HFLearner:
 
     def publish(self, folder: Path | None) -> AdapterVersion:
         """Name the current weights after their step; write them to `folder`/name unless they are shared."""
-        name = f"student-{self._step:06d}"
+        name = version_name(self._step, rolled_back=self._rolled_back)
         if folder is None:
             return AdapterVersion(name)
         path = folder / name
         path.mkdir(parents=True, exist_ok=True)
         self._device.call(self._save_weights, path)
-        for old in sorted(folder.glob("student-*"))[:-KEPT_VERSIONS]:
+        versions = sorted(folder.glob("student-*"), key=lambda path: (version_step(path.name), path.name))
+        for old in versions[:-KEPT_VERSIONS]:
             shutil.rmtree(old)
         return AdapterVersion(name, path)
 
@@ -103,20 +105,24 @@ class HFLearner:
         self._device.call(self._save_weights, folder)
         self._device.call(self._optimizer.save, folder, self._step)
 
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote: the next update continues as if nothing had happened."""
+    def load(self, folder: Path, step: int | None = None) -> None:
+        """Restore what `save` wrote: the next update continues as if nothing had happened.
+
+        With `step` the saved weights and optimizer take the place of those behind that step, under a name of its own.
+        """
         with (
-            self._ranks.leading("load", folder),
+            self._ranks.leading("load", folder, step),
             self._ranks.together(),
             self._ranks.local_copy(folder) as here,
         ):
             self._device.call(self._load_weights, here)
-            self._step = self._device.call(self._optimizer.load, here)
+            saved = self._device.call(self._optimizer.load, here)
+        self._step, self._rolled_back = (saved, False) if step is None else (step, True)
 
     def _update(self, batch: Batch, step: int) -> UpdateResult:
         rate = self._settings.rate(step)
         if batch.trained_tokens == 0:
-            self._step = step
+            self._step, self._rolled_back = step, False
             return UpdateResult(0.0, 0.0, rate, 0, {name: [] for name in COLUMNS})
         with self._together(step):
             check_columns(batch)
@@ -133,7 +139,7 @@ class HFLearner:
             with self._memory_errors(step):
                 self._ranks.sum_gradients(self._lm.trainable_parameters().values())
                 norms.append(self._apply(losses[-1], rate, step))
-        self._step = step
+        self._step, self._rolled_back = step, False
         return UpdateResult(
             loss=sum(losses) / len(losses),
             grad_norm=sum(norms) / len(norms),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rnow_core.errors import RnowError
 from rnow_core.models.causal_lm import CausalLM
-from rnow_core.models.columns import Slab, choose, slabs
+from rnow_core.models.columns import Slab, choose, ragged, slabs
 from rnow_core.models.device import memory_errors
 from rnow_core.types import ScoreRequest
 
@@ -37,7 +37,7 @@ class TokenLogprobs(Protocol):
 
 def read_off(lm: CausalLM, token_logprobs: TokenLogprobs, slab: Slab, ids_N: Tensor) -> tuple[Tensor, Tensor]:
     """One forward pass: logprob and entropy [N] of the slab's chosen tokens, whose ids are `ids_N`."""
-    hidden_NH = lm.hidden(slab.ids_BL).flatten(0, 1).index_select(0, slab.before_N)
+    hidden_NH = lm.hidden(slab.ids_BL, segments=slab.segments).flatten(0, 1).index_select(0, slab.before_N)
     head = lm.head
     return token_logprobs(
         hidden_NH, head.weight_VH, ids_N, bias_V=head.bias_V, softcap=head.softcap, scale=head.scale
@@ -50,7 +50,7 @@ def score(
 ) -> list[list[float]]:
     """Score log p(ids[t] | ids[:t]) for every t >= start of each request, in order.
 
-    Right-padded micro-batches of at most `budget` padded tokens, sorted by length. Raises RnowError for an id
+    In micro-batches of at most `budget` tokens, packed where the model allows it. Raises RnowError for an id
     beyond the model's rows, RunFailed when memory runs out.
     """
     for number, request in enumerate(requests):
@@ -61,12 +61,12 @@ def score(
     lengths_R = torch.tensor([len(request.ids) for request in requests])
     lm.check_ids(int(ids_F.max()), "scoring")
     starts_R = torch.tensor([request.start for request in requests])
-    within_F = torch.arange(len(ids_F)) - torch.repeat_interleave(lengths_R.cumsum(0) - lengths_R, lengths_R)
-    chosen = choose(within_F >= torch.repeat_interleave(starts_R, lengths_R), lengths_R)
+    row_F, within_F = ragged(lengths_R)
+    chosen = choose(within_F >= starts_R[row_F], lengths_R)
     ids_N = ids_F[chosen.flat_N].to(lm.device)
     logp_N = torch.empty(len(ids_N), device=lm.device)
     with memory_errors("scoring", MEMORY_HINT):
-        for slab in slabs(ids_F, lengths_R, chosen, budget, lm.device):
+        for slab in slabs(ids_F, lengths_R, chosen, budget, lm.device, packed=lm.packable):
             logp_N[slab.chosen_N] = read_off(lm, token_logprobs, slab, ids_N[slab.chosen_N])[0]
     _check_finite(logp_N, lm.name)
     parts = torch.split(logp_N.cpu(), (lengths_R - starts_R).tolist())

@@ -60,6 +60,6 @@ class Learner(Protocol):
         """Write adapter (PEFT format) and optimizer into an existing empty folder."""
         ...
 
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
+    def load(self, folder: Path, step: int | None = None) -> None:
+        """Restore what `save` wrote; with `step` the run goes on behind that step instead of the saved one."""
         ...

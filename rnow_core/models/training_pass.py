@@ -64,7 +64,7 @@ class PassResult:
 
 
 def prepare(batch: Batch, lm: CausalLM, budget: int) -> tuple[TokenColumns, list[Slab]]:
-    """Put a rank's share of a batch on the device as columns of its trained tokens and padded micro-batches.
+    """Put a rank's share of a batch on the device as columns of its trained tokens and micro-batches.
 
     A batch with an empty `teacher` column has no teacher; one without rows gives no micro-batches.
     """
@@ -73,7 +73,7 @@ def prepare(batch: Batch, lm: CausalLM, budget: int) -> tuple[TokenColumns, list
     lengths_R = torch.tensor(batch.lengths, dtype=torch.int64)
     chosen = choose(torch.tensor(batch.mask, dtype=torch.bool), lengths_R)
     columns = _token_columns(batch, ids_F, chosen, lm.device)
-    return columns, slabs(ids_F, lengths_R, chosen, budget, lm.device)
+    return columns, slabs(ids_F, lengths_R, chosen, budget, lm.device, packed=lm.packable)
 
 
 def _token_columns(batch: Batch, ids_F: Tensor, chosen: Chosen, device: torch.device) -> TokenColumns:

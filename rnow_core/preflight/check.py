@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rnow_core.config.load import LoadedConfig, load_config
 from rnow_core.config.schema import Config
+from rnow_core.config.stages import continues, in_stages, stage_name
 from rnow_core.data.batches import split
 from rnow_core.data.renderer import Renderer, template_options
 from rnow_core.data.rows import load_prompts
 from rnow_core.env.define import RewardInfo
-from rnow_core.env.rewards import inspect_rewards
+from rnow_core.env.rewards import known_rewards
 from rnow_core.env.tool_types import ToolInfo
 from rnow_core.errors import Finding, FindingsError, RnowError, UsageError
+from rnow_core.preflight.base_models import after_training, without_base_warning
 from rnow_core.preflight.conversations import check_conversations
 from rnow_core.preflight.machine import check_packages
 from rnow_core.preflight.model_facts import ModelFacts
 from rnow_core.preflight.models import ModelFiles, check_adapter, read_model
 from rnow_core.preflight.plan import (
     Known,
+    context_finding,
     disk_finding,
     longest_conversation,
     make_plan,
@@ -39,13 +43,15 @@ from rnow_core.preflight.rows import (
     unknown_rewards,
     unknown_teachers,
 )
+from rnow_core.preflight.stages import check_stages
 from rnow_core.preflight.students import check_end_of_turn, check_ids, check_reasoning_mode, check_window
-from rnow_core.preflight.teachers import check_teacher_window, compare
+from rnow_core.preflight.teacher_context import Setting, check_contexts, own_base, scored_windows
+from rnow_core.preflight.teachers import check_teachers
 from rnow_core.preflight.tools import check_format, check_tools
+from rnow_core.preflight.verifiers import check_verifiers
 from rnow_core.types import Prompt
 
 CONFIG_FILE = "config.yml"
-SELF = "self"
 
 
 Checked = tuple[Mapping[str, Any], Project | None]
@@ -69,7 +75,7 @@ class Counted:
 
 
 def check_project(project_dir: Path, overrides: Sequence[str] = ()) -> Report:
-    """Check a whole project and plan its run.
+    """Check a whole project and plan its run, each stage of it where there are several.
 
     Args:
         project_dir: folder with config.yml.
@@ -82,7 +88,14 @@ def check_project(project_dir: Path, overrides: Sequence[str] = ()) -> Report:
         loaded = load_config(project_dir / CONFIG_FILE, overrides)
     except FindingsError as error:
         return Report(presented(error.findings, project_dir), {}, None)
-    return check_loaded(project_dir, loaded)
+    if not loaded.config.stages:
+        return check_loaded(project_dir, loaded)
+    stages = in_stages(loaded)
+    named = {stage_name(index, stage.config): stage for index, stage in enumerate(stages)}
+    report = check_stages(project_dir, loaded.findings, named, partial(check_loaded, project_dir))
+    configs, overlays = [stage.config for stage in stages], loaded.config.stages
+    continued = (name for index, name in enumerate(named) if continues(configs, overlays, index))
+    return after_training(replace(report, continued=frozenset(continued)))
 
 
 def check_loaded(project_dir: Path, loaded: LoadedConfig) -> Report:
@@ -100,7 +113,8 @@ def check_loaded(project_dir: Path, loaded: LoadedConfig) -> Report:
         plan, project = _conversations(project_dir, loaded, student, window, rows, found)
     else:
         plan, project = _prompts(project_dir, loaded, student, window, rows, options, found)
-    report = Report(presented(found.items, project_dir), dict(plan), project)
+    items = without_base_warning(found.items) if config.model.adapter else found.items
+    report = Report(presented(items, project_dir), dict(plan), project)
     return report if report.ok else Report(report.findings, report.plan, None)
 
 
@@ -112,7 +126,7 @@ def _conversations(
     rows: Rows | None,
     found: Findings,
 ) -> Checked:
-    """What `sft` trains on: no teacher, no rewards, no sampling."""
+    """What `sft` trains on: no teacher, and sampling only for held-out rows with rewards."""
     if rows is None:
         return {}, None
     return check_conversations(project_dir, loaded, student, window, rows.train, rows.held_out, found)
@@ -135,17 +149,31 @@ def _prompts(
         check_format(config, student.renderer, found)
     if counted and student.facts and window:
         _check_lengths(config, counted, student.facts, window, found)
-    teacher = _check_teacher(config, project_dir, student, counted, window, found)
+    longest = _longest(config, counted, window) if counted and window else None
+    teachers = check_teachers(config, project_dir, student, longest, found)
     rewards = _check_fields(config, project_dir, rows, found)
     found.extend(check_packages(config))
     plan: dict[str, Any] = {}
     project = None
     if student.facts and student.renderer and window and rows and counted:
         tokens = [row.tokens for row in counted.train]
-        known = Known(student.facts, teacher, rows.train, rows.held_out, tokens, window)
+        facts = {**dict.fromkeys(own_base(config), student.facts), **teachers}
+        setting = Setting(config, project_dir, student.renderer, tools, options, window, facts)
+        extras = check_contexts(setting, [*counted.train, *counted.held_out], found)
+        teacher = next(iter(teachers.values()), None)
+        extra = max(extras.values(), default=0)
+        known = Known(student.facts, teacher, rows.train, rows.held_out, tokens, window, extra)
         plan = _plan(config, known, project_dir, found)
         project = Project(
-            project_dir, loaded, rows.train, rows.held_out, student.renderer, window, rewards, tools
+            project_dir,
+            loaded,
+            rows.train,
+            rows.held_out,
+            student.renderer,
+            window,
+            rewards,
+            tools,
+            teacher_windows=scored_windows(setting, extras),
         )
     return plan, project
 
@@ -158,6 +186,7 @@ def _plan(config: Config, known: Known, project_dir: Path, found: Findings) -> d
         found.add(Finding("RN412", "error", error.message, error.hint, path="resources"))
         return {}
     found.extend([*memory_finding(plan), *server_findings(plan), *disk_finding(plan, project_dir)])
+    found.extend(context_finding(plan))
     return plan
 
 
@@ -229,28 +258,6 @@ def _check_student_text(
         found.extend(check_ids(student.renderer, student.facts))
 
 
-def _check_teacher(
-    config: Config,
-    project_dir: Path,
-    student: ModelFiles,
-    counted: Counted | None,
-    window: int | None,
-    found: Findings,
-) -> ModelFacts | None:
-    """Facts of the first teacher that has weights of its own; None for `self` and for runs without a teacher."""
-    facts: list[ModelFacts] = []
-    for index, teacher in enumerate(config.teacher):
-        key = "teacher.path" if len(config.teacher) == 1 else f"teacher[{index}].path"
-        if teacher.path == SELF or teacher.url:
-            continue
-        files = read_model(teacher.path, project_dir, key, found, need_template=False)
-        facts += [files.facts] if files.facts else []
-        found.extend(compare(student, files, template_options(config.rollout.reasoning_mode), key))
-        if files.facts and counted and window:
-            found.extend(check_teacher_window(files.facts, _longest(config, counted, window), key))
-    return facts[0] if facts else None
-
-
 def _longest(config: Config, counted: Counted, window: int) -> int:
     """Tokens of the longest conversation in training or evaluation."""
     eval_tokens = config.eval.max_tokens or config.rollout.max_tokens
@@ -272,10 +279,12 @@ def _check_fields(
     found.extend(overlap(rows.train, rows.held_out))
     if config.teacher:
         found.extend(unknown_teachers(prompts, [teacher.name or "teacher" for teacher in config.teacher]))
-    if not any(prompt.rewards for prompt in prompts):
+    names = {name for prompt in prompts for name in prompt.rewards}
+    if not names:
         return {}
-    known = found.attempt(lambda: inspect_rewards(project_dir))
+    known = found.attempt(lambda: known_rewards(project_dir, names))
     if known is None:
         return {}
     found.extend(unknown_rewards(prompts, sorted(known)))
+    found.extend(check_verifiers(prompts, known))
     return known

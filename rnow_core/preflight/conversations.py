@@ -13,9 +13,10 @@ from rnow_core.data.conversations import Conversations
 from rnow_core.data.renderer import Renderer, template_options
 from rnow_core.env.tool_types import ToolInfo, tools_of
 from rnow_core.errors import Finding, RnowError, UsageError
+from rnow_core.preflight.held_out import Asked, check_replies
 from rnow_core.preflight.machine import check_packages
 from rnow_core.preflight.models import ModelFiles
-from rnow_core.preflight.plan import disk_finding, memory_finding
+from rnow_core.preflight.plan import disk_finding, memory_finding, server_findings
 from rnow_core.preflight.report import Findings, Project
 from rnow_core.preflight.rows import CountedPrompt, about_row, overlap, unknown_ids
 from rnow_core.preflight.tools import known_tools
@@ -56,13 +57,16 @@ def check_conversations(
 ) -> tuple[Mapping[str, Any], Project | None]:
     """The plan and the project, as far as both can be had; every row is rendered with its tools.
 
-    Findings: those of `known_tools`, RN220 a row that the template refuses, RN228 a conversation that is longer than
-    `window`, RN226 an unknown id, RN223 (warning) held-out rows that are trained on, RN245 (warning) calls of tools
-    that a row does not offer, RN401 packages, RN410 to RN412 memory, disk and GPUs.
+    Findings: those of `known_tools` and `check_replies`, RN220 a row that the template refuses, RN228 a conversation
+    that is longer than `window`, RN226 an unknown id, RN223 (warning) held-out rows that are trained on, RN245
+    (warning) calls of tools that a row does not offer, RN401 packages, RN410 to RN412 memory, disk and GPUs.
     """
     config = loaded.config
     found.extend(overlap(train, held_out))
     found.extend(check_packages(config))
+    asked = Asked()
+    if student.renderer and window:
+        asked = check_replies(project_dir, config, student.renderer, window, held_out, found)
     tools = known_tools(project_dir, config, [*train, *held_out], found)
     found.extend(_calls_not_offered([*train, *held_out], tools))
     if student.renderer is None or student.facts is None or window is None:
@@ -84,6 +88,7 @@ def check_conversations(
         trained_tokens=[item.trained for item in counted[0]],
         longest=max((row.tokens for row in everything), default=0),
         context_window=window,
+        asked=asked.tokens,
     )
     plan = _plan(config, known, project_dir, found)
     project = Project(
@@ -93,7 +98,7 @@ def check_conversations(
         held_out,
         student.renderer,
         window,
-        rewards={},
+        rewards=asked.rewards,
         tools=tools,
         conversations=conversations,
     )
@@ -151,5 +156,5 @@ def _plan(config: Config, known: Measured, project_dir: Path, found: Findings) -
         found.add(Finding("RN412", "error", error.message, error.hint, path="resources"))
         return {}
     smaller = "lower trainer.micro_batch_tokens, shorten the longest rows, or use a smaller model"
-    found.extend([*memory_finding(plan, smaller), *disk_finding(plan, project_dir)])
+    found.extend([*memory_finding(plan, smaller), *server_findings(plan), *disk_finding(plan, project_dir)])
     return plan

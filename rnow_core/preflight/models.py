@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rnow_core.data.hub import quiet_hub
 from rnow_core.data.renderer import Renderer
 from rnow_core.data.tokenizer_files import read_tokenizer_files
 from rnow_core.errors import Finding, FindingsError, RnowError
+from rnow_core.preflight.base_models import declared_ends, template_hint
 from rnow_core.preflight.model_facts import ModelFacts, read_config
 from rnow_core.preflight.report import Findings
 from rnow_core.preflight.weight_files import count_weights
@@ -21,10 +22,16 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What could be read of a model; None where it could not, which was then said."""
+    """What could be read of a model; None where it could not, which was then said.
+
+    `ends`: the eos ids of config.json and generation_config.json. `untemplated`: the tokenizer of a model that has no
+    renderer because it lacks a chat template, and only for that.
+    """
 
     facts: ModelFacts | None
     renderer: Renderer | None
+    ends: frozenset[int] = field(default_factory=frozenset)
+    untemplated: Renderer | None = None
 
 
 def read_model(
@@ -41,15 +48,22 @@ def read_model(
     """
     try:
         folder = local_folder(path, project_dir, key)
-        config_file = folder / "config.json" if folder else _from_hub(path, key)
+        config = config_file(path, project_dir, key)
     except FindingsError as error:
         found.extend(error.findings)
         return ModelFiles(None, None)
-    facts = found.attempt(lambda: read_config(config_file, path, key))
+    facts = found.attempt(lambda: read_config(config, path, key))
     count = found.attempt(lambda: count_weights(folder, path, key)) if folder else None
     if facts is not None and count is not None:
         facts = replace(facts, parameters=count)
-    return ModelFiles(facts, _load_renderer(str(folder or path), path, key, found, need_template))
+    renderer, untemplated = _load_renderer(str(folder or path), path, key, found, need_template)
+    return ModelFiles(facts, renderer, declared_ends(config.parent), untemplated)
+
+
+def config_file(path: str, project_dir: Path, key: str) -> Path:
+    """The config.json of a folder, or of a hub id. FindingsError: RN301 or RN302, it is not to be had."""
+    folder = local_folder(path, project_dir, key)
+    return folder / "config.json" if folder else _from_hub(path, key)
 
 
 def local_folder(path: str, project_dir: Path, key: str) -> Path | None:
@@ -101,20 +115,26 @@ def _from_hub(path: str, key: str) -> Path:
         raise FindingsError([Finding("RN302", "error", message, hint, path=key)]) from None
 
 
-def _load_renderer(source: str, path: str, key: str, found: Findings, need_template: bool) -> Renderer | None:
-    """The tokenizer and chat template; None and RN303 when they are missing or malformed."""
+def _load_renderer(
+    source: str, path: str, key: str, found: Findings, need_template: bool
+) -> tuple[Renderer | None, Renderer | None]:
+    """The tokenizer and chat template, or RN303 when they are missing or malformed; and `ModelFiles.untemplated`."""
+    untemplated = None
     try:
         files = read_tokenizer_files(source)
-        if not need_template and "default" not in files.templates:
-            files = replace(files, templates={"default": ""})
-        return Renderer(files)
+        if "default" not in files.templates:
+            untemplated = Renderer(replace(files, templates={"default": ""}))
+            if not need_template:
+                return untemplated, None
+        return Renderer(files), None
     except MALFORMED as error:
         if isinstance(error, RnowError):
-            found.add(Finding("RN303", "error", error.message, error.hint, path=key))
+            hint = template_hint(key) if untemplated else error.hint
+            found.add(Finding("RN303", "error", error.message, hint, path=key))
         else:
             message = f"the tokenizer files of '{path}' cannot be read: {type(error).__name__}: {error}"
             found.add(Finding("RN303", "error", message, "download or save the model again", path=key))
-        return None
+        return None, untemplated
 
 
 def check_adapter(path: str, project_dir: Path) -> list[Finding]:

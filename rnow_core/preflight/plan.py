@@ -39,6 +39,8 @@ class Known:
     held_out: Sequence[Prompt]
     prompt_tokens: Sequence[int]
     context_window: int
+    context_tokens: int = 0
+    """The most tokens that a teacher's context adds to a prompt."""
 
 
 def make_plan(config: Config, known: Known, project_dir: Path) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def make_plan(config: Config, known: Known, project_dir: Path) -> dict[str, Any]
             "max": max(known.prompt_tokens, default=0),
         },
         "context_window": known.context_window,
+        **({"teacher_context_tokens": known.context_tokens} if known.context_tokens else {}),
         "student_parameters": known.student.parameters,
         "teacher_parameters": known.teacher.parameters if known.teacher else None,
         "trained_parameters": trained_parameters(known.student, config.model.qlora_rank),
@@ -82,8 +85,9 @@ def _memory(config: Config, known: Known, rollouts: int) -> dict[str, Any]:
     local_teacher = None if served else known.teacher
     kv_tokens = 0
     if not served:
+        least = longest + known.context_tokens
         kv_tokens = cache_tokens(
-            known.student, known.teacher, sizes, available, wanted=rollouts * longest, least=longest
+            known.student, known.teacher, sizes, available, wanted=rollouts * longest, least=least
         )
     memory = memory_plan(known.student, local_teacher, sizes, kv_tokens)
     needs = Needs(
@@ -94,7 +98,7 @@ def _memory(config: Config, known: Known, rollouts: int) -> dict[str, Any]:
         trainer_peak=memory["total"],
         token_bytes=cache_bytes(known.student, None, sizes),
         step_tokens=rollouts * longest,
-        longest=longest,
+        longest=longest + known.context_tokens,
     )
     placement = place(config, engine, len(gpus), needs)
     return {
@@ -120,11 +124,17 @@ def sizes_of(config: Config, on_gpu: bool, longest: int) -> Sizes:
     )
 
 
+BEST_AT_ONCE = 2
+"""The best checkpoint so far, and for a moment the one before it."""
+
+
 def disk_plan(config: Config, student: ModelFacts, steps: int, project_dir: Path) -> dict[str, Any]:
     """Checkpoints of the run, their bytes, and what is free for them."""
     every = config.trainer.save_step
     between = (steps - 1) // every if every > 0 else 0
-    checkpoints = 2 + between
+    evaluated = config.trainer.eval_step
+    only_best = evaluated is not None and (every < 1 or evaluated % every > 0)
+    checkpoints = 2 + between + (BEST_AT_ONCE if only_best else 0)
     one = SAVED_BYTES * trained_parameters(student, config.model.qlora_rank)
     return {
         "checkpoints": checkpoints,
@@ -163,6 +173,22 @@ def server_findings(plan: dict[str, Any]) -> list[Finding]:
         for role, memory in plan["memory_of_servers"].items()
         if memory["given"] < memory["least"]
     ]
+
+
+LONG_CONTEXT = 256
+
+
+def context_finding(plan: dict[str, Any]) -> list[Finding]:
+    """RN266 (information): a server computes a teacher's long context again for every rollout."""
+    tokens = plan.get("teacher_context_tokens", 0)
+    if plan["engine"] != "vllm" or tokens < LONG_CONTEXT:
+        return []
+    message = (
+        f"a server computes the teacher's context of up to {tokens} tokens anew for each rollout, up to "
+        f"{tokens * plan['rollouts_per_step']} tokens a step: its prefix cache does not serve scoring"
+    )
+    hint = "prefer the teacher in this process (rollout.engine: hf) for small models, or shorten the context"
+    return [Finding("RN266", "info", message, hint, path="teacher.context")]
 
 
 def disk_finding(plan: dict[str, Any], project_dir: Path) -> list[Finding]:

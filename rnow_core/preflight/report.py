@@ -20,7 +20,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Project:
-    """A project that was read without an error: what a run is built from. `conversations` renders the rows of `sft`."""
+    """A project that was read without an error: what a run is built from. `conversations` renders the rows of `sft`.
+
+    `teacher_windows`: tokens of the longest sequence that each teacher with a context will score.
+    """
 
     folder: Path
     loaded: LoadedConfig
@@ -31,18 +34,23 @@ class Project:
     rewards: Mapping[str, RewardInfo]
     tools: Sequence[ToolInfo] = ()
     conversations: Conversations | None = None
+    teacher_windows: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Report:
     """All findings, errors first; the plan of the run; and the project when nothing is wrong.
 
-    A finding's file is relative to the project's folder where it lies inside.
+    A finding's file is relative to the project's folder where it lies inside. A config with `stages` has the reports
+    of its stages by name instead of a project, and their plans below `stages` in its own; `continued` names those
+    that start from what the one before leaves behind.
     """
 
     findings: list[Finding]
     plan: dict[str, Any]
     project: Project | None
+    stages: Mapping[str, Report] = field(default_factory=dict)
+    continued: frozenset[str] = frozenset()
 
     @property
     def ok(self) -> bool:

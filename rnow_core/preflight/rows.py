@@ -8,6 +8,7 @@ from typing import Any
 
 from rnow_core.data.renderer import Renderer
 from rnow_core.env.tool_types import ToolInfo, tools_of
+from rnow_core.env.verifiers.table import BUILT_IN
 from rnow_core.errors import Finding, RnowError
 from rnow_core.types import Prompt
 
@@ -97,8 +98,9 @@ def unknown_teachers(prompts: Iterable[Prompt], names: Sequence[str]) -> list[Fi
 
 
 def unknown_rewards(prompts: Iterable[Prompt], known: Sequence[str]) -> list[Finding]:
-    """RN230 for every row that names a reward which rewards.py does not have."""
-    listed = ", ".join(sorted(known)) or "no function with @reward"
+    """RN230 for every row that names a reward which neither rewards.py nor rnow has."""
+    listed = ", ".join(sorted(set(known) - BUILT_IN.keys())) or "no function with @reward"
+    listed += f"; built in: {', '.join(BUILT_IN)}"
     return [
         about_row(
             prompt, "RN230", f"unknown reward '{name}'", f"rewards.py has: {listed}", f"rewards[{index}]"

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from rnow_core.errors import RunFailed
 from rnow_core.models.seams import Teacher
 from rnow_core.rollout.parts import RolloutParts
-from rnow_core.rollout.probe import probe
-from rnow_core.types import Prompt, ScoreRequest
+from rnow_core.rollout.probe import probe_rollouts, sampled_logprobs
+from rnow_core.rollout.score import response_request, teacher_views
+from rnow_core.types import Prompt, Rollout, ScoreRequest
 
 MAX_GAP = 50.0
 """Nats; a gap beyond it is as wrong as one of this size."""
@@ -73,7 +74,8 @@ async def self_check(
         student_here: the same weights scored in this process; None when they are the learner's.
     """
     async with parts.phase("rollout"):
-        requests, sampled = await probe(prompts, 0, parts)
+        rollouts = await probe_rollouts(prompts, 0, parts)
+        requests, sampled = [response_request(rollout) for rollout in rollouts], sampled_logprobs(rollouts)
         as_teacher = _flat(await student_as_teacher.score(requests))
     async with parts.phase("train"):
         trained = _flat(await learner(requests))
@@ -82,9 +84,12 @@ async def self_check(
         _mismatch(trained, sampled, tolerances),
         _same_path(here, as_teacher, tolerances),
     ]
+    if any(parts.seen_by_teacher(rollout.prompt) is not rollout.prompt for rollout in rollouts):
+        results.append(_same_prompts(rollouts, parts))
     for name, teacher in parts.teachers.items():
+        asked = [view.request for view in teacher_views(rollouts, name, parts)]
         async with parts.phase("score"):
-            first, second = _flat(await teacher.score(requests)), _flat(await teacher.score(requests))
+            first, second = _flat(await teacher.score(asked)), _flat(await teacher.score(asked))
         results.append(_repeats(name, first, second, tolerances))
     return results
 
@@ -125,6 +130,22 @@ def _same_path(trained: list[float], as_teacher: list[float], limits: Tolerances
     kl = max(abs(math.fsum(gaps) / len(gaps)), _divergence(gaps))
     detail = f"KL {kl:.2e} on {len(gaps)} tokens (limit {limits.student_as_teacher_kl:g})"
     return CheckResult(name, kl <= limits.student_as_teacher_kl, detail)
+
+
+def _same_prompts(rollouts: Sequence[Rollout], parts: RolloutParts) -> CheckResult:
+    """A teacher's prompt differs from the student's by its context only: without one, the way that makes it gives the
+    student's ids.
+    """
+    name = "teacher's prompt without its context is the student's"
+    different = [
+        rollout
+        for rollout in rollouts
+        if parts.render(rollout.prompt, rollout.agentic)[1]
+        != rollout.trajectory.ids_T[: rollout.trajectory.prompt_length]
+    ]
+    rows = ", ".join(f"{rollout.prompt.file}:{rollout.prompt.line}" for rollout in different)
+    detail = f"other ids for {rows}" if different else f"{len(rollouts)} prompts, id for id"
+    return CheckResult(name, not different, detail)
 
 
 def _repeats(teacher: str, first: list[float], second: list[float], limits: Tolerances) -> CheckResult:

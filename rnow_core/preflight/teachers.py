@@ -3,22 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from rnow_core.data.renderer import Renderer
+from rnow_core.build.contexts import name_of
+from rnow_core.build.engine import SELF
+from rnow_core.config.schema import Config
+from rnow_core.data.renderer import Renderer, template_options
 from rnow_core.errors import Finding
+from rnow_core.preflight.base_models import check_marks, check_student_end
 from rnow_core.preflight.model_facts import ModelFacts
-from rnow_core.preflight.models import ModelFiles
+from rnow_core.preflight.models import ModelFiles, read_model
 from rnow_core.preflight.probe import reply_start
+from rnow_core.preflight.report import Findings
+
+
+def check_teachers(
+    config: Config, project_dir: Path, student: ModelFiles, longest: int | None, found: Findings
+) -> dict[str, ModelFacts]:
+    """Facts of the teachers that have weights of their own here, by name; what is wrong goes to `found`.
+
+    `longest`: tokens of the longest conversation that they may have to score, None where that is not known.
+    """
+    facts: dict[str, ModelFacts] = {}
+    for index, teacher in enumerate(config.teacher):
+        key = "teacher.path" if len(config.teacher) == 1 else f"teacher[{index}].path"
+        if teacher.path == SELF or teacher.url:
+            continue
+        files = read_model(teacher.path, project_dir, key, found, need_template=False)
+        found.extend(compare(student, files, template_options(config.rollout.reasoning_mode), key))
+        if files.facts:
+            facts[name_of(teacher)] = files.facts
+            found.extend(check_teacher_window(files.facts, longest, key) if longest else [])
+    return facts
 
 
 def compare(student: ModelFiles, teacher: ModelFiles, options: Mapping[str, Any], key: str) -> list[Finding]:
     """Everything about a student and a teacher whose folders can be read; `key` names the teacher's path."""
-    if student.renderer is None or teacher.renderer is None:
+    tokenizer = student.renderer or student.untemplated
+    if tokenizer is None or teacher.renderer is None:
         return []
-    if other := check_tokenizers(student.renderer, teacher.renderer, key):
+    other = check_tokenizers(tokenizer, teacher.renderer, key)
+    if other or student.renderer is None:
         return other
-    found = check_template(student.renderer, teacher.renderer, options, key)
+    marks = check_marks(student.renderer, teacher.renderer, options, key)
+    starts = check_template(student.renderer, teacher.renderer, options, key)
+    found = (starts or marks) if all(finding.severity == "info" for finding in marks) else marks
+    found += check_student_end(student.renderer, student.ends, teacher.ends, "model.path")
     if teacher.facts:
         found += check_vocabulary(student.renderer, teacher.facts, key)
     if student.renderer.source == teacher.renderer.source:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from rnow_core.errors import RunFailed
 from rnow_core.models.adaptive_limit import AdaptiveLimit
-from rnow_core.models.chat_http import ChatAnswer, ChatClient, ChatRequest, NotThisOne, SlowDown
+from rnow_core.models.chat_http import ChatAnswer, ChatRequest, NotThisOne, SlowDown
 from rnow_core.models.vllm_http import TryAgain
 from rnow_core.types import Message
 
@@ -21,6 +21,28 @@ LONGEST_REST_S = 10.0
 
 
 Save = Callable[[ChatAnswer], Awaitable[None]]
+
+
+class ChatTeacher(Protocol):
+    """Answers conversations: a server elsewhere (`ChatClient`), or a model of this machine."""
+
+    async def start(self, progress: Callable[[float, str], None]) -> None:
+        """Load what has to be loaded; `progress(seconds, text)` is called meanwhile."""
+        ...
+
+    async def ask(
+        self,
+        request: ChatRequest,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        key: int = 0,
+    ) -> ChatAnswer:
+        """One attempt at one answer; `key` seeds it where the teacher takes a seed."""
+        ...
+
+    async def close(self) -> None:
+        """End connections, servers and threads."""
+        ...
 
 
 class BudgetReached(RunFailed):
@@ -82,16 +104,19 @@ class Budget:
 class Asker:
     """Asks until there is an answer. `retries` and `slowed` count what failed and what met a 429."""
 
-    def __init__(self, client: ChatClient, request: ChatRequest, gate: AdaptiveLimit, budget: Budget) -> None:
+    def __init__(
+        self, client: ChatTeacher, request: ChatRequest, gate: AdaptiveLimit, budget: Budget
+    ) -> None:
         self.client, self.request, self.gate, self.budget = client, request, gate, budget
         self.retries = self.slowed = 0
 
     async def ask(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], save: Save
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], save: Save, key: int = 0
     ) -> ChatAnswer:
         """One answer with its cost, counted in the budget and saved.
 
-        Its slot is kept until it is saved: a kill then loses no more answers than there are slots.
+        Its slot is kept until it is saved: a kill then loses no more answers than there are slots. `key` seeds
+        the answer of a local model.
 
         Raises:
             GaveUp, NotThisOne: this conversation cannot be answered.
@@ -104,7 +129,7 @@ class Asker:
             try:
                 async with self.gate.slot():
                     self.budget.check(self.gate.in_flight)
-                    answer = self.budget.priced(await self.client.ask(self.request, messages, tools))
+                    answer = self.budget.priced(await self.client.ask(self.request, messages, tools, key))
                     self.budget.add(answer.tokens_in, answer.tokens_out, answer.cost)
                     await save(answer)
             except SlowDown as error:

@@ -39,8 +39,7 @@ async def sample_episode(
     """
     started = time.perf_counter()
     agent = parts.agent if session is not None and parts.has_turns(prompt) else None
-    tools = agent.tools.schemas(prompt) if agent else None
-    prompt_text, prompt_ids = parts.renderer.render_row(prompt, tools=tools, **parts.template_options)
+    prompt_text, prompt_ids = parts.render(parts.seen_by_sampler(prompt), agent is not None)
     talk = Conversation(prompt.messages, prompt_text, prompt_ids)
     try:
         async with asyncio.timeout(parts.deadline):

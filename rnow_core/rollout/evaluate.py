@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rnow_core.rollout.collect import collect
 from rnow_core.rollout.parts import RolloutParts
+from rnow_core.rollout.passes import Scoring, pass_metrics
 from rnow_core.track.aggregate import reward_means, tool_means
 from rnow_core.types import Prompt, ScoredRollout
 
@@ -27,12 +28,15 @@ async def evaluate(
     return rollouts
 
 
-def eval_metrics(rollouts: Sequence[ScoredRollout], default_env: str) -> dict[str, float]:
+def eval_metrics(
+    rollouts: Sequence[ScoredRollout], default_env: str, scoring: Scoring | None = None
+) -> dict[str, float]:
     """`eval/<env>/...` for each env: the row's own, or `default_env`.
 
     `reward/mean` and `reward/<name>` (where rows have rewards), `teacher_kl` (token mean of sampler minus teacher
-    logprob, where there is a teacher), `turns/mean` and `tools/...` (where rows have tools), `truncated_fraction`,
-    `tokens/completion` (mean) and `rollouts` (count).
+    logprob, where there is a teacher; with its context), `turns/mean` and `tools/...` (where rows have tools),
+    `truncated_fraction`, `tokens/completion` (mean) and `rollouts` (count); with `scoring` also `avg@k` and `pass@k`
+    (where rows have rewards).
     """
     by_env: dict[str, list[ScoredRollout]] = {}
     for scored in rollouts:
@@ -40,7 +44,7 @@ def eval_metrics(rollouts: Sequence[ScoredRollout], default_env: str) -> dict[st
     return {
         f"eval/{env}/{name}": value
         for env, group in by_env.items()
-        for name, value in _metrics(group).items()
+        for name, value in {**_metrics(group), **(pass_metrics(group, scoring) if scoring else {})}.items()
     }
 
 
@@ -67,7 +71,7 @@ def _sampled_kl(rollouts: Sequence[ScoredRollout]) -> dict[str, float]:
             scored.rollout.trajectory.mask_T,
             strict=True,
         )
-        if trained
+        if trained and not math.isnan(teacher)
     ]
     return {"teacher_kl": _mean(differences)} if differences else {}
 

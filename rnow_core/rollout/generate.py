@@ -1,13 +1,12 @@
-"""One prompt -> one conversation of a teacher with the project's tools, journaled turn by turn.
+"""One sample of a prompt: a conversation of a teacher with the project's tools, journaled turn by turn.
 
 Every reply and every tool result is on the disk before anything is done with it. A run that was killed goes on
-behind the last one: no reply in the journal is asked for again, no tool result in it is made again.
+behind the last one: no reply in the journal is asked for again, and the results in it count.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,12 +15,14 @@ from hashlib import sha256
 from typing import Any
 
 from rnow_core.data.messages import parse_arguments
-from rnow_core.data.prompt_file import SourcePrompt
+from rnow_core.data.prompt_file import SourcePrompt, content_hash
+from rnow_core.data.seeds import hash64
 from rnow_core.env.toolbox import ToolBox, ToolSession
 from rnow_core.errors import RolloutFailed
 from rnow_core.models.chat_http import ChatAnswer, NotThisOne
 from rnow_core.rollout.agent import CALLS_A_TURN
 from rnow_core.rollout.ask import Asker, GaveUp
+from rnow_core.rollout.judge import Judge, Verdict
 from rnow_core.rollout.verdict import Reason, as_message, is_loop, reply_problem
 from rnow_core.track.journal import Journal
 from rnow_core.track.jsonable import dumps
@@ -32,31 +33,71 @@ TRAIN, REJECTED = "train", "rejected"
 
 @dataclass(frozen=True)
 class TeacherParts:
-    """What all conversations of a generation share. `toolbox` is None when the teacher gets no tools."""
+    """What all conversations of a generation share. `toolbox` is None when the teacher gets no tools.
+
+    seen: `content_hash` of the messages of every row in train; None where equal rows are wanted.
+    """
 
     asker: Asker
     journal: Journal
     toolbox: ToolBox | None
     max_turns: int
     reasoning: bool = False
+    best_of: int = 1
+    judge: Judge = field(default_factory=Judge)
+    seen: set[str] | None = None
 
     def schemas(self, prompt: Prompt) -> list[dict[str, Any]]:
         """What the teacher is shown of the row's tools."""
         return self.toolbox.schemas(prompt) if self.toolbox else []
+
+    def tool_names(self, prompt: Prompt) -> list[str]:
+        """The names of the row's tools."""
+        return list(self.toolbox.of(prompt)) if self.toolbox else []
 
     def settings(self, prompt: Prompt) -> str:
         """A hash of all that shapes a reply: half a conversation is not gone on with under other settings."""
         text = dumps([asdict(self.asker.request), self.schemas(prompt)])
         return sha256(text.encode()).hexdigest()[:8]
 
+    def judged(self, prompt: Prompt) -> str:
+        """Changes with all that a verdict about the row's conversations follows from."""
+        return f"{self.judge.identity}:{','.join(prompt.rewards)}"
+
+    def is_new(self, messages: Sequence[Message]) -> bool:
+        """Whether no row has these messages; from now on one has them. True where equal rows are wanted."""
+        if self.seen is None:
+            return True
+        key = content_hash(messages, {})
+        new = key not in self.seen
+        self.seen.add(key)
+        return new
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A conversation that is over. `reason` is None where it can be trained on; turns, tokens and cost are its own."""
+
+    number: int
+    messages: list[Message]
+    reason: Reason | None = None
+    detail: str = ""
+    reward: float | None = None
+    turns: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float | None = None
+    providers: list[str] = field(default_factory=list)
+
 
 @dataclass
 class Talk:
-    """A conversation as it grows. `past`: its journaled records, by what they are of."""
+    """A conversation as it grows. `mark` is in all its records; `past`: those of before, by what they are of."""
 
     item: SourcePrompt
+    number: int
     messages: list[Message]
-    settings: str
+    mark: Mapping[str, Any]
     past: Mapping[tuple[Any, ...], Mapping[str, Any]]
     turns: int = 0
     calls: int = 0
@@ -66,59 +107,78 @@ class Talk:
     providers: list[str] = field(default_factory=list)
     restored: bool = False
 
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a conversation ended. `reason` is None for a row to train on; tokens and cost are of the whole row."""
-
-    id: str
-    reason: Reason | None
-    detail: str
-    turns: int
-    tokens_in: int
-    tokens_out: int
-    cost: float | None
-    seconds: float
-
-    @property
-    def output(self) -> str:
-        """Where its row went."""
-        return REJECTED if self.reason else TRAIN
+    def ended(self, verdict: Verdict) -> Sample:
+        """The sample that it has become."""
+        return Sample(
+            self.number,
+            self.messages,
+            verdict.reason,
+            verdict.detail,
+            verdict.reward,
+            self.turns,
+            self.tokens_in,
+            self.tokens_out,
+            self.cost,
+            self.providers,
+        )
 
 
-async def generate_one(item: SourcePrompt, parts: TeacherParts) -> Ended:
-    """Answer a prompt and write its row; everything that was bought is in the journal.
+async def sample_one(item: SourcePrompt, number: int, parts: TeacherParts) -> Sample:
+    """Have the conversation number `number` (from 0) about a prompt, or go on with it.
 
     Raises:
         Closed: the run is being stopped; the next one goes on here.
         RnowError: nothing more can be generated.
     """
-    started = time.perf_counter()
-    settings = parts.settings(item.prompt)
-    records = [record for record in parts.journal.past(item.id) if record.get("with") == settings]
+    settings, judged = parts.settings(item.prompt), parts.judged(item.prompt)
+    records = [
+        record
+        for record in parts.journal.past(item.id)
+        if record.get("with") == settings and record.get("sample", 0) == number
+    ]
     past = {_place(record): record for record in records}
-    talk = Talk(item, [dict(message) for message in item.prompt.messages], settings, past)
-    detail = ""
+    before = past.get(_ENDED)
+    if before is not None and before["judged"] == judged:
+        return Sample(**before["ended"])
+    mark = {"with": settings, **({"sample": number} if number else {})}
+    talk = Talk(item, number, [dict(message) for message in item.prompt.messages], mark, past)
+    sample = talk.ended(await _held(talk, parts))
+    if parts.best_of > 1:
+        await parts.journal.append(item.id, "ended", **mark, judged=judged, ended=asdict(sample))
+    return sample
+
+
+async def _held(talk: Talk, parts: TeacherParts) -> Verdict:
+    """The conversation to its end; what there is to say about it."""
+    prompt = talk.item.prompt
     try:
-        async with _session(item, parts) as session:
+        async with _session(talk, parts) as session:
             reason = await _converse(talk, parts, session)
+            if reason is not None:
+                return Verdict(reason)
+            if session is not None and parts.judge.needs_sandbox(prompt):
+                await _restore(talk, parts, session)
+            return await parts.judge.verdict(prompt, talk.messages, session)
     except NotThisOne as error:
-        reason, detail = ("refused" if error.reason == "refused" else "too-long"), str(error)
+        return Verdict("refused" if error.reason == "refused" else "too-long", str(error))
     except (GaveUp, RolloutFailed) as error:
-        reason, detail = "error", str(error)
-    return await _end(talk, parts, reason, detail, time.perf_counter() - started)
+        return Verdict("error", str(error))
+
+
+_ENDED = ("ended", None, None)
 
 
 def _place(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (record["kind"], record["turn"], record.get("call"))
+    return (record["kind"], record.get("turn"), record.get("call"))
 
 
 @asynccontextmanager
-async def _session(item: SourcePrompt, parts: TeacherParts) -> AsyncIterator[ToolSession | None]:
-    if parts.toolbox is None or not parts.toolbox.agentic(item.prompt):
+async def _session(talk: Talk, parts: TeacherParts) -> AsyncIterator[ToolSession | None]:
+    prompt, box = talk.item.prompt, parts.toolbox
+    if box is None or not (box.agentic(prompt) or parts.judge.needs_sandbox(prompt)):
         yield None
         return
-    async with parts.toolbox.session(item.prompt, item.id) as session:
+    async with box.session(prompt, f"{talk.item.id}.{talk.number}") as session:
         yield session
 
 
@@ -127,15 +187,17 @@ async def _converse(talk: Talk, parts: TeacherParts, session: ToolSession | None
     schemas = parts.schemas(talk.item.prompt)
     while True:
         answer = await _reply(talk, parts, schemas)
-        talk.turns += 1
+        turn, talk.turns = talk.turns, talk.turns + 1
         message = as_message(answer, talk.calls, reasoning=parts.reasoning)
         talk.messages.append(message)
         last = talk.turns >= parts.max_turns
-        if problem := reply_problem(message, answer, tools=session is not None, last=last):
+        if problem := reply_problem(message, answer, tools=bool(schemas), last=last):
             return problem
         calls = message.get("tool_calls")
         if not calls or session is None:
             return None
+        if any(("tool", turn, number) not in talk.past for number in range(len(calls))):
+            await _restore(talk, parts, session)
         talk.messages += await asyncio.gather(
             *(_result(talk, parts, session, number, call) for number, call in enumerate(calls))
         )
@@ -153,10 +215,11 @@ async def _reply(talk: Talk, parts: TeacherParts, schemas: Sequence[Mapping[str,
         append = partial(parts.journal.append, talk.item.id, "answer", turn=talk.turns)
 
         async def save(answer: ChatAnswer) -> None:
-            await append(**{"with": talk.settings}, answer=asdict(answer))
+            await append(**talk.mark, answer=asdict(answer))
 
         sent = [_sent(message) for message in talk.messages]
-        answer = await parts.asker.ask(sent, schemas, save)
+        key = hash64("generate", talk.item.id, talk.number, talk.turns)
+        answer = await parts.asker.ask(sent, schemas, save, key)
         parts.asker.budget.require_cost(answer.cost)
     talk.tokens_in += answer.tokens_in
     talk.tokens_out += answer.tokens_out
@@ -179,12 +242,9 @@ async def _result(
     turn = talk.turns - 1
     record = talk.past.get(("tool", turn, number))
     if record is None:
-        await _restore(talk, parts, session)
         text, ok = await _made(session, number, call["function"])
         record = {"content": text, "ok": ok}
-        await parts.journal.append(
-            talk.item.id, "tool", turn=turn, call=number, **{"with": talk.settings}, **record
-        )
+        await parts.journal.append(talk.item.id, "tool", turn=turn, call=number, **talk.mark, **record)
     return {"role": "tool", "tool_call_id": call["id"], "content": record["content"]}
 
 
@@ -196,35 +256,19 @@ async def _made(session: ToolSession, number: int, function: Mapping[str, Any]) 
 
 
 async def _restore(talk: Talk, parts: TeacherParts, session: ToolSession) -> None:
-    """Make the calls of earlier turns again whose effects live in a sandbox or a server's session that is gone."""
+    """Make the journaled calls again whose effects live in a sandbox or a server's session that is gone.
+
+    They are made one after the other, before any call that was not made yet; their journaled results count.
+    """
     if talk.restored or not talk.past or parts.toolbox is None:
         return
     talk.restored = True
     tools = parts.toolbox.of(talk.item.prompt)
-    for message in talk.messages[len(talk.item.prompt.messages) : -1]:
-        for call in (message.get("tool_calls") or ())[:CALLS_A_TURN]:
+    replies = [
+        message for message in talk.messages[len(talk.item.prompt.messages) :] if message["role"] != "tool"
+    ]
+    for turn, message in enumerate(replies):
+        for number, call in enumerate((message.get("tool_calls") or ())[:CALLS_A_TURN]):
             info = tools.get(call["function"]["name"])
-            if info is not None and (info.sandbox or info.server):
+            if info and (info.sandbox or info.server) and ("tool", turn, number) in talk.past:
                 await session.call(info.name, parse_arguments(call["function"]["arguments"]))
-
-
-async def _end(talk: Talk, parts: TeacherParts, reason: Reason | None, detail: str, seconds: float) -> Ended:
-    prompt = talk.item.prompt
-    names = list(parts.toolbox.of(prompt)) if parts.toolbox else []
-    row: dict[str, Any] = {
-        "messages": talk.messages,
-        "metadata": {**prompt.metadata, "teacher": parts.asker.request.model, "turns": talk.turns},
-        "tools": names,
-    }
-    if reason:
-        row["reason"] = reason
-        if detail:
-            row["detail"] = detail
-    spent = {"turns": talk.turns, "in": talk.tokens_in, "out": talk.tokens_out, "cost": talk.cost}
-    ended = Ended(
-        talk.item.id, reason, detail, talk.turns, talk.tokens_in, talk.tokens_out, talk.cost, seconds
-    )
-    await parts.journal.finish(
-        talk.item.id, ended.output, row, reason=reason, **spent, providers=talk.providers, seconds=seconds
-    )
-    return ended

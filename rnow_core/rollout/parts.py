@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from rnow_core.data.renderer import Renderer
+from rnow_core.data.teacher_context import TeacherContext
 from rnow_core.env.toolbox import ToolBox, ToolSession
 from rnow_core.models.seams import Sampler, Teacher
 from rnow_core.rollout.agent import Agent
 from rnow_core.types import Message, Prompt, SamplingParams
+
+NO_CONTEXT = TeacherContext()
 
 Phase = Literal["rollout", "score", "train", "publish"]
 
@@ -42,6 +45,12 @@ class RolloutParts:
     context_window: int
     seed: int
     template_options: Mapping[str, Any] = field(default_factory=dict)
+    contexts: Mapping[str, TeacherContext] = field(default_factory=dict)
+    """By teacher, what only it sees; a teacher without an entry sees a row's own `teacher_context`."""
+    teacher_windows: Mapping[str, int] = field(default_factory=dict)
+    """By teacher, the tokens that it reads; without an entry it is given whatever there is."""
+    teacher_samples: bool = False
+    """Whether the sampler is the row's teacher, with its context."""
     agent: Agent | None = None
     """Tools and limits of episodes with several turns; None where no row has any."""
     toolbox: ToolBox | None = None
@@ -66,4 +75,19 @@ class RolloutParts:
 
     def teacher_of(self, prompt: Prompt) -> str:
         """The name of the teacher that scores this row."""
-        return prompt.teacher or next(iter(self.teachers))
+        return prompt.teacher or next(iter(self.teachers or self.contexts))
+
+    def seen_by_teacher(self, prompt: Prompt) -> Prompt:
+        """The row with its teacher's context; the same object when it has none."""
+        if not (self.teachers or self.contexts):
+            return prompt
+        return self.contexts.get(self.teacher_of(prompt), NO_CONTEXT).in_front_of(prompt)
+
+    def seen_by_sampler(self, prompt: Prompt) -> Prompt:
+        """The row as it is, or as its teacher sees it where the teacher samples."""
+        return self.seen_by_teacher(prompt) if self.teacher_samples else prompt
+
+    def render(self, prompt: Prompt, agentic: bool) -> tuple[str, tuple[int, ...]]:
+        """Text and ids of a row's prompt; with its tools where it is `agentic`. Raises TemplateRefused."""
+        tools = self.agent.tools.schemas(prompt) if agentic and self.agent is not None else None
+        return self.renderer.render_row(prompt, tools=tools, **self.template_options)

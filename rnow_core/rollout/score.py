@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from rnow_core.algo.groups import group_advantages
 from rnow_core.env.toolbox import ToolSession
@@ -41,18 +42,63 @@ async def score_with_teachers(rollouts: Sequence[ScoredRollout], parts: RolloutP
 
 
 async def _score_with(name: str, rollouts: list[ScoredRollout], parts: RolloutParts) -> list[ScoredRollout]:
-    """Score with one teacher. Its prompt is the student's, so the ids go over as they are."""
-    requests = [teacher_request(scored.rollout) for scored in rollouts]
-    scores = await parts.teachers[name].score(requests)
+    """Score with one teacher."""
+    views = teacher_views([scored.rollout for scored in rollouts], name, parts)
+    scores = await parts.teachers[name].score([view.request for view in views])
     return [
         replace(
             scored,
             teacher=name,
-            teacher_prompt_text=scored.rollout.prompt_text,
-            teacher_logprobs_T=align(scored.rollout, logprobs, name),
+            teacher_prompt_text=view.prompt_text,
+            teacher_logprobs_T=align(scored.rollout, logprobs, name, view.unscored),
         )
-        for scored, logprobs in zip(rollouts, scores, strict=True)
+        for scored, view, logprobs in zip(rollouts, views, scores, strict=True)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherView:
+    """A rollout as its teacher reads it: its own prompt, then the student's response ids as far as they fit.
+
+    `unscored` counts the ids at the end of the response that do not.
+    """
+
+    prompt_text: str
+    request: ScoreRequest
+    unscored: int
+
+
+def teacher_views(rollouts: Sequence[Rollout], name: str, parts: RolloutParts) -> list[TeacherView]:
+    """What a teacher is asked to score, in order. Without a context its prompt is the student's, id for id.
+
+    With one it is rendered as the student's was, the context in its place, and the student's ids follow verbatim.
+    """
+    rendered: dict[tuple[int, bool], tuple[str, tuple[int, ...]]] = {}
+    window = parts.teacher_windows.get(name)
+    views = []
+    for rollout in rollouts:
+        key = id(rollout.prompt), rollout.agentic
+        if key not in rendered:
+            rendered[key] = _teacher_prompt(rollout, parts)
+        views.append(_view(rollout, *rendered[key], window))
+    return views
+
+
+def _teacher_prompt(rollout: Rollout, parts: RolloutParts) -> tuple[str, tuple[int, ...]]:
+    seen = parts.seen_by_teacher(rollout.prompt)
+    if seen is rollout.prompt:
+        return rollout.prompt_text, rollout.trajectory.ids_T[: rollout.trajectory.prompt_length]
+    return parts.render(seen, rollout.agentic)
+
+
+def _view(rollout: Rollout, text: str, prompt_ids: tuple[int, ...], window: int | None) -> TeacherView:
+    response = rollout.trajectory.response_ids
+    ids = (*prompt_ids, *response)[:window]
+    start = min(len(prompt_ids), len(ids))
+    unscored = len(response) - (len(ids) - start)
+    if ids[start:] != response[: len(response) - unscored]:
+        raise ValueError(f"the teacher's ids from {start} on are not the student's response")
+    return TeacherView(text, ScoreRequest(ids, start), unscored)
 
 
 def with_task_advantages(rollouts: Sequence[ScoredRollout]) -> list[ScoredRollout]:
@@ -72,22 +118,31 @@ def with_task_advantages(rollouts: Sequence[ScoredRollout]) -> list[ScoredRollou
     return result
 
 
-def teacher_request(rollout: Rollout) -> ScoreRequest:
-    """Ask for every position behind the first prompt."""
+def response_request(rollout: Rollout) -> ScoreRequest:
+    """Ask for every position behind the first prompt, as the student saw it."""
     return ScoreRequest(ids=rollout.trajectory.ids_T, start=rollout.trajectory.prompt_length)
 
 
-def align(rollout: Rollout, response_logprobs: Sequence[float], teacher: str) -> tuple[float, ...]:
+def align(
+    rollout: Rollout, response_logprobs: Sequence[float], teacher: str, unscored: int = 0
+) -> tuple[float, ...]:
     """Put the response's logprobs behind zeros for the prompt, one value for each id of the trajectory.
 
+    The last `unscored` ids, which the teacher was not asked for, get NaN.
+
     Raises:
-        RunFailed: the teacher returned another number of logprobs than the response has ids.
+        RunFailed: the teacher returned another number of logprobs than it was asked for, or one that is no number.
     """
     trajectory = rollout.trajectory
-    expected = len(trajectory.ids_T) - trajectory.prompt_length
+    expected = len(trajectory.ids_T) - trajectory.prompt_length - unscored
     if len(response_logprobs) != expected:
         raise RunFailed(
             f"teacher '{teacher}' returned {len(response_logprobs)} logprobs for a response of {expected} ids",
             "the scoring server and this version of rnow do not fit together",
         )
-    return (0.0,) * trajectory.prompt_length + tuple(response_logprobs)
+    if any(math.isnan(value) for value in response_logprobs):
+        raise RunFailed(
+            f"teacher '{teacher}' returned a logprob that is no number",
+            "the teacher's weights are broken, or its dtype is too narrow: try model.dtype: float32",
+        )
+    return (0.0,) * trajectory.prompt_length + tuple(response_logprobs) + (math.nan,) * unscored

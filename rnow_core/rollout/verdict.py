@@ -12,7 +12,21 @@ from rnow_core.data.messages import parse_arguments
 from rnow_core.models.chat_http import ChatAnswer
 from rnow_core.types import Message
 
-Reason = Literal["unfinished", "truncated", "refused", "tool-loop", "invalid-json", "too-long", "error"]
+Reason = Literal[
+    "unfinished",
+    "truncated",
+    "refused",
+    "tool-loop",
+    "invalid-json",
+    "too-long",
+    "error",
+    "too-long-for-student",
+    "template-refused",
+    "low-reward",
+    "not-best",
+    "duplicate",
+    "eval-overlap",
+]
 
 SAME_CALLS = 3
 """A call with the same arguments, so often with the same result: the teacher goes round in circles."""
@@ -95,3 +109,13 @@ def is_loop(messages: Sequence[Message]) -> bool:
 
 def _canonical(function: Mapping[str, Any]) -> str:
     return f"{function['name']} {json.dumps(parse_arguments(function['arguments']), sort_keys=True)}"
+
+
+def written(messages: Sequence[Message]) -> int:
+    """Characters of the replies and of the arguments of their calls."""
+    return sum(
+        len(message["content"] or "")
+        + sum(len(call["function"]["arguments"]) for call in message.get("tool_calls") or ())
+        for message in messages
+        if message["role"] == "assistant"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from rnow_core.track.repetition import repetition, sampled_spans
 from rnow_core.types import Batch, ScoredRollout, StopReason, UpdateResult
 
 Floats = NDArray[np.float64]
@@ -26,21 +28,27 @@ def step_metrics(
     seconds: Mapping[str, float],
     failed: int,
     stale: int = 0,
+    *,
+    adv_tau: float = 0.0,
 ) -> Metrics:
     """Everything that metrics.jsonl says about a step, from numbers that exist already.
 
     Token means are over the batch's trained tokens; a mean over nothing is NaN, which is written as null.
 
     teacher_kl                mean of old - log p_teacher, before taus and clip; absent without a teacher
-    teacher_kl/dataset_<i>, /<teacher> (more than one teacher), /turn_<n> (more than one turn)
+    teacher_kl/dataset_<i>, /<teacher> (more than one), /turn_<n> (more than one), /truncated and /finished replies
     loss/policy, grad_norm, learning_rate    as the update returned them
     reward/mean, reward/<name>               means over the rollouts that have them; absent without rewards
     advantage/mean, advantage/std            of the token advantages that the loss used (population std)
+    combined_advantage        another name of advantage/mean
+    advantage/reward, advantage/reward_std   of their part from rewards, adv_tau * A_task; absent with adv_tau 0
+    advantage/teacher, advantage/teacher_std of the rest, clipped and discounted; absent without a teacher
+    teacher/unscored_tokens   sampled tokens that did not fit into what the teacher reads; absent without a context
     entropy, clip_fraction                   token means, nats and share
     mismatch_kl               mean of exp(d) - d - 1, d = old - mu
-    truncated_fraction, stop/<reason>        shares of the rollouts
+    truncated_fraction, stop/<reason>        shares of the rollouts; repetition: of a reply's 8-grams, see there
     turns/mean, tools/calls, tools/errors    means over the rollouts that had tools; absent when none had
-    tokens/prompt, /completion, /trained, /per_second    completion = sampled; per second of the whole step
+    tokens/prompt, /completion (sampled), /trained, /per_second (of the whole step), /rollout (mean sampled)
     time/*                    as given
     rollouts/failed, /stale   rollouts that were dropped: failed, or sampled by too old a version
 
@@ -51,6 +59,7 @@ def step_metrics(
         seconds: `PhaseClock.take()`.
         failed: rollouts that failed.
         stale: rollouts whose version was too old.
+        adv_tau: the weight that the loss gave the rewards.
 
     Raises:
         ValueError: lengths that do not fit together.
@@ -62,6 +71,8 @@ def step_metrics(
         "learning_rate": update.learning_rate,
         **teacher_kl(scored, tokens),
         **_token_means(tokens),
+        **advantage_parts(tokens, adv_tau),
+        **unscored_tokens(scored),
         **reward_means(scored),
         **_stops(scored),
         **tool_means(scored),
@@ -79,7 +90,8 @@ class TrainedTokens:
     row_N: Ints
     turn_N: Ints
     mu_N: Floats
-    teacher_N: Floats
+    teacher_N: Floats | None
+    task_N: Floats
     old_N: Floats
     advantage_N: Floats
     clipped_N: Floats
@@ -89,9 +101,9 @@ class TrainedTokens:
 def teacher_kl(scored: Sequence[ScoredRollout], tokens: TrainedTokens) -> Metrics:
     """`teacher_kl` and its parts; an empty dict when no rollout has a teacher."""
     has_teacher_R = np.array([item.teacher_logprobs_T is not None for item in scored], dtype=bool)
-    if not has_teacher_R.any():
+    if tokens.teacher_N is None or not has_teacher_R.any():
         return {}
-    kept_N = has_teacher_R[tokens.row_N]
+    kept_N = has_teacher_R[tokens.row_N] & ~np.isnan(tokens.teacher_N)
     kl_N, row_N = (tokens.old_N - tokens.teacher_N)[kept_N], tokens.row_N[kept_N]
     dataset_R = np.array([item.rollout.prompt.dataset for item in scored])
     result = {"teacher_kl": _mean(kl_N)}
@@ -100,9 +112,46 @@ def teacher_kl(scored: Sequence[ScoredRollout], tokens: TrainedTokens) -> Metric
     if len(names) > 1:
         teacher_R = np.array([item.teacher or "" for item in scored])
         result |= _means_by("teacher_kl/", teacher_R[row_N], kl_N)
+    cut_R = np.array([item.rollout.truncated for item in scored], dtype=bool)
+    for name, cut in (("truncated", True), ("finished", False)):
+        if (of_these_N := cut_R[row_N] == cut).any():
+            result[f"teacher_kl/{name}"] = _mean(kl_N[of_these_N])
     if tokens.turn_N.max(initial=1) > 1:
         result |= _means_by("teacher_kl/turn_", tokens.turn_N[kept_N], kl_N)
     return result
+
+
+def advantage_parts(tokens: TrainedTokens, adv_tau: float) -> Metrics:
+    """Token mean and population deviation of what rewards and teacher each put into the advantages."""
+    parts: dict[str, Floats] = {}
+    reward_N = adv_tau * tokens.task_N
+    if adv_tau > 0.0:
+        parts["advantage/reward"] = reward_N
+    if tokens.teacher_N is not None:
+        scored_N = ~np.isnan(tokens.teacher_N)
+        parts["advantage/teacher"] = (tokens.advantage_N - reward_N)[scored_N]
+    return {
+        name: value
+        for part, values_N in parts.items()
+        for name, value in ((part, _mean(values_N)), (f"{part}_std", _std(values_N)))
+    }
+
+
+def unscored_tokens(scored: Sequence[ScoredRollout]) -> Metrics:
+    """How many sampled tokens their teacher had no room for; an empty dict when no teacher saw anything of its own."""
+    own = [
+        (item.rollout.trajectory.mask_T, item.teacher_logprobs_T)
+        for item in scored
+        if item.teacher_logprobs_T is not None and item.teacher_prompt_text != item.rollout.prompt_text
+    ]
+    if not own:
+        return {}
+    count = sum(
+        flag and math.isnan(value)
+        for mask_T, values_T in own
+        for flag, value in zip(mask_T, values_T, strict=True)
+    )
+    return {"teacher/unscored_tokens": float(count)}
 
 
 def reward_means(scored: Iterable[ScoredRollout]) -> Metrics:
@@ -148,9 +197,8 @@ def _trained_tokens(scored: Sequence[ScoredRollout], batch: Batch, update: Updat
         row_N=row_T[mask_T],
         turn_N=_turns(scored, mask_T),
         mu_N=np.asarray(batch.mu, dtype=np.float64)[mask_T],
-        teacher_N=np.asarray(batch.teacher, dtype=np.float64)[mask_T]
-        if len(batch.teacher)
-        else np.zeros(count),
+        teacher_N=np.asarray(batch.teacher, dtype=np.float64)[mask_T] if len(batch.teacher) else None,
+        task_N=np.asarray(batch.task, dtype=np.float64)[mask_T],
         old_N=_column(update, "old", count),
         advantage_N=_column(update, "advantage", count),
         clipped_N=_column(update, "clipped", count),
@@ -180,7 +228,8 @@ def _turns(scored: Sequence[ScoredRollout], mask_T: Flags) -> Ints:
 def _token_means(tokens: TrainedTokens) -> Metrics:
     return {
         "advantage/mean": _mean(tokens.advantage_N),
-        "advantage/std": float(tokens.advantage_N.std()) if len(tokens.advantage_N) else float("nan"),
+        "advantage/std": _std(tokens.advantage_N),
+        "combined_advantage": _mean(tokens.advantage_N),
         "entropy": _mean(tokens.entropy_N),
         "mismatch_kl": mismatch_kl(tokens.old_N, tokens.mu_N),
         "clip_fraction": _mean(tokens.clipped_N),
@@ -197,8 +246,11 @@ def _stops(scored: Sequence[ScoredRollout]) -> Metrics:
 def _counts(scored: Sequence[ScoredRollout], tokens: TrainedTokens, seconds: Mapping[str, float]) -> Metrics:
     trajectories = [item.rollout.trajectory for item in scored]
     completion = sum(trajectory.mask_T.count(True) for trajectory in trajectories)
+    replies = (span for each in trajectories for span in sampled_spans(each.ids_T, each.mask_T))
     step_seconds = seconds.get("time/step", 0.0)
     return {
+        "repetition": repetition(replies),
+        "tokens/rollout": completion / max(1, len(scored)),
         "tokens/prompt": float(sum(trajectory.prompt_length for trajectory in trajectories)),
         "tokens/completion": float(completion),
         "tokens/trained": float(len(tokens.row_N)),
@@ -213,6 +265,10 @@ def _means_by(prefix: str, keys_N: NDArray[Any], values_N: Floats) -> Metrics:
     return {
         f"{prefix}{key}": float(total / count) for key, total, count in zip(keys, sums, counts, strict=True)
     }
+
+
+def _std(values_N: Floats) -> float:
+    return float(values_N.std()) if len(values_N) else float("nan")
 
 
 def _mean(values_N: Floats) -> float:

@@ -68,6 +68,20 @@ def write_folder_atomic(final: Path, fill: Callable[[Path], None], expected: int
         commit_folder(tmp, final)
 
 
+def link_atomic(link: Path, target: Path) -> None:
+    """Make `link` a symbolic link to `target`, relative to its own folder; an earlier one is replaced in one step.
+
+    Raises:
+        RunFailed: the disk did not take it.
+    """
+    tmp = temporary(link)
+    with removed_on_error(tmp), disk_errors(link):
+        tmp.unlink(missing_ok=True)
+        tmp.symlink_to(os.path.relpath(target, link.parent))
+        tmp.replace(link)
+        fsync_path(link.parent)
+
+
 def commit_folder(tmp: Path, final: Path) -> None:
     """Force all that is under `tmp` to the disk, then rename it to `final`, which must not exist."""
     for root, _folders, names in os.walk(tmp):

@@ -1,24 +1,29 @@
-"""Checkpoints `checkpoints/step_000050/`: complete or invisible, all kept.
+"""Checkpoints `checkpoints/step_000050/`: complete or invisible.
 
 The folder holds what the learner writes (adapter, optimizer) and `state.json` with the step and the places to
-go on from: data cursor, metric offset. Standard library only.
+go on from: data cursor, metric offset. All are kept, but those that were made only because no earlier student had been
+as good, and have been surpassed. Standard library only.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rnow_core.errors import RunFailed
-from rnow_core.track.atomic import folder_bytes, write_folder_atomic
+from rnow_core.track.atomic import folder_bytes, link_atomic, temporary, write_folder_atomic
+from rnow_core.track.diskerrors import disk_errors
 from rnow_core.track.jsonable import dumps
 from rnow_core.track.run_folder import read_json
 
 STATE_FILE = "state.json"
 SCHEMA = 1
+REPLACEABLE = "replaceable"
+"""Key of `state.json` of a checkpoint that was made only for being the best so far."""
 _NAME = re.compile(r"step_(\d{6,})")
 
 
@@ -60,6 +65,21 @@ class Checkpoints:
 
         write_folder_atomic(path, fill, expected=self._last_size())
         return Checkpoint(path, step, content)
+
+    def set_best(self, step: int, link: Path) -> Checkpoint:
+        """Point `link` at the checkpoint of `step`, then remove the replaceable ones before it.
+
+        Raises:
+            RunFailed: there is no such checkpoint, or the disk did not take it.
+        """
+        best = self.load(step)
+        link_atomic(link, best.path)
+        for other in self.all():
+            if other.step < step and other.state.get(REPLACEABLE):
+                with disk_errors(other.path):
+                    gone = other.path.rename(temporary(other.path))
+                    shutil.rmtree(gone, ignore_errors=True)
+        return best
 
     def all(self) -> list[Checkpoint]:
         """Every complete checkpoint, by step; anything else in the folder is ignored."""

@@ -12,29 +12,41 @@ from pathlib import Path
 
 from rnow_core.errors import RunFailed
 
-_HINTS = {
-    errno.ENOSPC: "free space on that disk, then continue with `rnow run --resume`",
-    errno.EDQUOT: "free space in your quota, then continue with `rnow run --resume`",
-    errno.EFBIG: "raise the file size limit (`ulimit -f unlimited`), then continue with `rnow run --resume`",
-    errno.EROFS: "the disk is mounted read-only: make it writable, then continue with `rnow run --resume`",
-    errno.EACCES: "make the folder writable for this user, then continue with `rnow run --resume`",
-    errno.EPERM: "make the folder writable for this user, then continue with `rnow run --resume`",
-    errno.EIO: "the disk reports an input/output error: check it before going on",
+_FIXES = {
+    errno.ENOSPC: "free space on that disk",
+    errno.EDQUOT: "free space in your quota",
+    errno.EFBIG: "raise the file size limit (`ulimit -f unlimited`)",
+    errno.EROFS: "the disk is mounted read-only: make it writable",
+    errno.EACCES: "make the folder writable for this user",
+    errno.EPERM: "make the folder writable for this user",
+    errno.EIO: "the disk reports an input/output error: look into that",
 }
 _OS_ERROR_IN_TEXT = re.compile(r"\(os error (\d+)\)")
 _CUT_ARCHIVE = re.compile(r"PytorchStreamWriter failed|inline_container\.cc|iostream error")
 
 
+class DiskFailed(RunFailed):
+    """The disk does not take what is written. `go_on` is how the work is continued when that is mended."""
+
+    def __init__(self, message: str, fix: str, go_on: str = "`rnow run --resume`") -> None:
+        super().__init__(message, f"{fix}, then continue with {go_on}")
+        self.fix = fix
+
+    def for_command(self, go_on: str) -> DiskFailed:
+        """The same failure of a command that is continued in another way."""
+        return DiskFailed(self.message, self.fix, go_on)
+
+
 @contextmanager
 def disk_errors(path: Path, needed: Callable[[], int] | None = None) -> Iterator[None]:
-    """Turn a failure of the disk inside the block into RunFailed; every other exception passes unchanged.
+    """Turn a failure of the disk inside the block into DiskFailed; every other exception passes unchanged.
 
     Args:
         path: what was being written, for the message.
         needed: gives its size in bytes, as far as known when the write failed.
 
     Raises:
-        RunFailed: the disk is full, read-only, over quota, not permitted or broken.
+        DiskFailed: the disk is full, read-only, over quota, not permitted or broken.
     """
     try:
         yield
@@ -42,7 +54,7 @@ def disk_errors(path: Path, needed: Callable[[], int] | None = None) -> Iterator
         number = disk_errno(error)
         if number is None:
             raise
-        raise RunFailed(_message(path, number, needed() if needed else None), _HINTS[number]) from error
+        raise DiskFailed(_message(path, number, needed() if needed else None), _FIXES[number]) from error
 
 
 def disk_errno(error: BaseException) -> int | None:
@@ -51,9 +63,9 @@ def disk_errno(error: BaseException) -> int | None:
     Rust (safetensors) and C++ (torch.save) writers raise no OSError, so their texts are read as well.
     """
     if isinstance(error, OSError):
-        return error.errno if error.errno in _HINTS else None
+        return error.errno if error.errno in _FIXES else None
     match = _OS_ERROR_IN_TEXT.search(str(error))
-    if match and int(match.group(1)) in _HINTS:
+    if match and int(match.group(1)) in _FIXES:
         return int(match.group(1))
     if isinstance(error, RuntimeError) and _CUT_ARCHIVE.search(str(error)):
         return errno.ENOSPC

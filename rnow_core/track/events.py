@@ -12,12 +12,14 @@ from rnow_core.track.jsonable import dumps, jsonable
 SCHEMA = 1
 Kind = Literal[
     "run_started",
+    "stage_started",
     "check",
     "eval",
     "step",
     "checkpoint",
     "warning",
     "progress",
+    "stage_finished",
     "run_finished",
     "run_failed",
     "run_interrupted",
@@ -37,6 +39,10 @@ class Event:
     warning          message, hint
     progress         seconds, message: something that takes long to start
     run_finished     step, summary; run_failed and run_interrupted: step, message, hint
+
+    A run in stages emits `stage_started` and `stage_finished` with the fields of `run_started` and `run_finished` for
+    each stage; `stage` names it in these and in everything between them. The whole begins with `run_started`, which
+    has `stages`, and ends as any run does.
     """
 
     kind: Kind

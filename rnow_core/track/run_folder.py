@@ -1,7 +1,7 @@
 """A run on disk: `runs/NAME/` with its files, its lock and its status.
 
     config.json  status.json  metrics.jsonl  rollouts/step_000001.jsonl  checkpoints/step_000050/  adapters/
-    summary.json  logs/  run.lock
+    best  summary.json  logs/  run.lock
 
 Standard library only.
 """
@@ -99,6 +99,11 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def best(self) -> Path:
+        """A link to the checkpoint of the best evaluated step."""
+        return self.path / "best"
+
+    @property
     def rollouts(self) -> Path:
         """The folder of the traces."""
         return self.path / "rollouts"
@@ -143,12 +148,16 @@ class RunFolder:
         total_steps: int,
         metrics: Mapping[str, Any] | None = None,
         error: str | None = None,
+        stages: Mapping[str, Any] | None = None,
+        best: Mapping[str, Any] | None = None,
     ) -> None:
         """Replace status.json. Times are UTC; `started` is the first start, also after a resume.
 
-        Without `metrics` those of the status before stay.
+        Without `metrics` or `best` those of the status before stay. `stages`: where each stage of a run in stages
+        stands. `best`: step, metric, value and path of the best checkpoint by evaluation; empty when there is none.
         """
         before = read_json(self.status_file) or {}
+        best = before.get("best") if best is None else best
         now = datetime.now(UTC).isoformat(timespec="seconds")
         status = {
             "schema": SCHEMA,
@@ -159,6 +168,8 @@ class RunFolder:
             "started": before.get("started", now),
             "updated": now,
             "metrics": before.get("metrics", {}) if metrics is None else metrics,
+            **({} if stages is None else {"stages": stages}),
+            **({"best": best} if best else {}),
         }
         write_json_atomic(self.status_file, status if error is None else {**status, "error": error})
 

@@ -5,6 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
@@ -101,7 +102,7 @@ def trace_record(scored: ScoredRollout, columns: Mapping[str, Column], pieces: P
 
     `prompt_ids` is the first prompt. `ids` is everything behind it, and each of `pieces`, `mask`, `turns`,
     `sampler`, `trainer`, `teacher`, `kl`, `advantage`, `entropy` has one entry for each of `ids`: null where
-    there is no value. kl = trainer - teacher on trained tokens.
+    there is no value. kl = trainer - teacher on trained tokens. `teacher` is null on tokens behind what it reads.
 
     Args:
         scored: the rollout.
@@ -114,7 +115,7 @@ def trace_record(scored: ScoredRollout, columns: Mapping[str, Column], pieces: P
     rollout, start = scored.rollout, scored.rollout.trajectory.prompt_length
     trajectory = rollout.trajectory
     _check_lengths(columns, len(trajectory.ids_T))
-    teacher = None if scored.teacher_logprobs_T is None else scored.teacher_logprobs_T[start:]
+    teacher = None if scored.teacher_logprobs_T is None else _known(scored.teacher_logprobs_T[start:])
     trainer = columns["old"][start:]
     mask = trajectory.mask_T[start:]
     return {
@@ -158,11 +159,12 @@ def _source(scored: ScoredRollout) -> dict[str, Any]:
     }
 
 
-def _kl(trainer: Column, teacher: Sequence[float] | None) -> dict[str, Any]:
+def _kl(trainer: Column, teacher: Column | None) -> dict[str, Any]:
     """A token's kl, their sum and mean over the trained tokens; null without a teacher or trained token."""
     if teacher is None:
         return {"kl": None, "kl_sum": None, "kl_mean": None}
-    kl = [None if old is None else old - other for old, other in zip(trainer, teacher, strict=True)]
+    pairs = zip(trainer, teacher, strict=True)
+    kl = [None if old is None or other is None else old - other for old, other in pairs]
     values = [value for value in kl if value is not None]
     total = sum(values) if values else None
     mean = None if total is None else total / len(values)
@@ -180,6 +182,11 @@ def _check_lengths(columns: Mapping[str, Column], expected: int) -> None:
     for name, values in columns.items():
         if len(values) != expected:
             raise ValueError(f"column {name!r} has {len(values)} entries, expected {expected}")
+
+
+def _known(values: Sequence[float]) -> Column:
+    """None for NaN: what the teacher gave no value."""
+    return [None if math.isnan(value) else value for value in values]
 
 
 def _where(values: Sequence[float], mask: Sequence[bool]) -> Column:

@@ -5,6 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One sampled turn. `number` counts from 1; `kl` has one value for each of `pieces`, in nats, None without a
-    teacher.
+    teacher, and NaN for a token that it gave no value.
     """
 
     number: int
@@ -22,15 +23,14 @@ class Turn:
 
     @property
     def mean_kl(self) -> float | None:
-        """Mean over the tokens; None without a teacher."""
-        return sum(self.kl) / len(self.kl) if self.kl else None
+        """Mean over the tokens that have one; None without a teacher."""
+        known = [value for value in self.kl or () if not math.isnan(value)]
+        return sum(known) / len(known) if known else None
 
     def largest(self, count: int) -> list[int]:
         """Positions of the tokens with the largest KL above 0, largest first: what the teacher would not have said."""
-        if self.kl is None:
-            return []
-        order = sorted(range(len(self.kl)), key=lambda place: -self.kl[place])  # type: ignore[index]
-        return [place for place in order[:count] if self.kl[place] > 0.0]
+        above = [(value, place) for place, value in enumerate(self.kl or ()) if value > 0.0]
+        return [place for _, place in sorted(above, key=lambda pair: -pair[0])[:count]]
 
 
 def turns_of(record: Mapping[str, Any]) -> list[Turn]:
@@ -44,7 +44,7 @@ def turns_of(record: Mapping[str, Any]) -> list[Turn]:
         Turn(
             number,
             tuple(pieces[place] for place in found),
-            None if kl is None else tuple(kl[place] for place in found),
+            None if kl is None else tuple(math.nan if kl[place] is None else kl[place] for place in found),
         )
         for number, found in sorted(places.items())
     ]

@@ -30,7 +30,8 @@ class StepRollouts:
         return collected
 
     async def close(self) -> None:
-        """Drop what was begun and will not be trained."""
+        """Drop what was begun and will not be trained; a later `take` collects anew."""
         if self._next is not None:
             self._next.cancel()
             await asyncio.gather(self._next, return_exceptions=True)
+            self._next = None

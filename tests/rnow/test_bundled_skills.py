@@ -52,11 +52,8 @@ def test_every_command_in_a_skill_exists(skill):
     commands = commands_in(text_of(skill))
     assert commands
     for _, *words in commands:
-        options = [word for word in words if word.startswith("-")]
         assert invoke([words[0], "--help"]) == 0
-        values = {"--field": ["seed"], "--name": ["x"], "--dir": ["."]}
-        call = [part for option in options for part in (option, *values.get(option, []))]
-        assert invoke([words[0], *call, "--help"]) == 0
+        assert invoke([*words, "--help"]) == 0
 
 
 @pytest.mark.parametrize("skill", SKILLS, ids=lambda skill: skill.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -125,6 +126,8 @@ class ContainerSandbox:
         mark = secrets.token_hex(8)
         runner = RunnerProcess(
             container.runner_command(mark),
+            # podman's monitor leaves a file `oom` where it was started when a container's memory is used up
+            cwd=Path(tempfile.gettempdir()),
             log=self._sandboxes.log,
             kill=lambda: container.end_runner(mark),
             secrets=[value for _, value in self.kind.secrets],

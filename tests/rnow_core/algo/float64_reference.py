@@ -20,14 +20,15 @@ def logprobs_and_entropy(hidden, weight, ids, **head):
 
 
 def advantages(old, teacher, task, row, position, *, adv, teacher_tau, student_tau, low, high, gamma):
-    """A_t by its definition on plain floats."""
+    """A_t by its definition on plain floats; a teacher's NaN leaves a token to its reward."""
     own = []
     for t in range(len(old)):
         d = (teacher_tau * teacher[t] if teacher_tau else 0.0) - (
             student_tau * old[t] if student_tau else 0.0
         )
         d = d if low is None else max(d, low)
-        own.append(d if high is None else min(d, high))
+        d = d if high is None else min(d, high)
+        own.append(0.0 if teacher_tau and math.isnan(teacher[t]) else d)
     if not gamma:
         return [adv * a + d for a, d in zip(task, own, strict=True)]
     total = []

@@ -19,6 +19,8 @@ def notes(project, *overrides):
         (["algorithm.adv_tau=1", "algorithm.teacher_tau=0"], "RN133", "algorithm.teacher_tau", "measured"),
         (["dataset_type=sft"], "RN133", "teacher", "sft"),
         (["dataset_type=sft", "algorithm.adv_tau=1"], "RN133", "algorithm", "cross-entropy"),
+        (["dataset_type=sft", "stability.patience=5"], "RN133", "stability", "watch"),
+        (["stability.max_rollbacks=1"], "RN133", "stability.max_rollbacks", "rollback"),
         (["trainer.train_on=last_assistant"], "RN133", "trainer.train_on", "sft"),
         (["teacher.context_role=system"], "RN133", "teacher.context_role", "context"),
         (["teacher.path=self"], "RN134", "teacher.path", "nothing to learn"),

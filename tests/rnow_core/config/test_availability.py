@@ -11,15 +11,12 @@ def missing(project, *overrides):
 @pytest.mark.parametrize(
     ("overrides", "path"),
     [
-        (["stages=[{dataset_type: rl, teacher: null}]"], "stages"),
         (["model.quantization=nf4"], "model.quantization"),
         (["teacher=[{path: ./a, name: a}, {path: ./b, name: b}]"], "teacher"),
         (["teacher.url=http://localhost:8000", "rollout.engine=hf"], "teacher.url"),
-        (["teacher.context=Think."], "teacher.context"),
         (["teacher.template=own"], "teacher.template"),
         (["teacher.path=self", "teacher.ema=0.9"], "teacher.ema"),
         (["algorithm.signal=topk"], "algorithm.signal"),
-        (["eval.pass_at=[1, 4]"], "eval.pass_at"),
         (["logging.trackio=true"], "logging.trackio"),
         (["resources.trainer_tensor_parallel=2"], "resources.trainer_tensor_parallel"),
     ],
@@ -38,6 +35,8 @@ def test_a_feature_without_engine_part_loads_and_is_refused_by_name(project, ove
         [],
         ["dataset_type=rl", "teacher=null"],
         ["teacher.path=self"],
+        ["teacher.path=self", "teacher.context=Think.", "teacher.context_role=system"],
+        ["teacher.context_file=context.txt", "algorithm.adv_tau=0", "algorithm.skip_verification=true"],
         ["dataset_type=sft", "teacher=null", "trainer.train_on=last_assistant"],
         ["rollout.engine=vllm"],
         ["rollout.engine=vllm", "model.qlora_rank=0"],
@@ -51,6 +50,7 @@ def test_a_feature_without_engine_part_loads_and_is_refused_by_name(project, ove
         ["algorithm.loss_fn=cispo", "algorithm.kl_discount=0.5", "algorithm.clip_min=-5"],
         ["trainer.async_level=0", "trainer.updates_per_batch=2", "trainer.gradient_checkpointing=true"],
         ["eval.file=v.jsonl", "eval.group_size=2", "eval.max_tokens=9", "teacher.eval_baseline=true"],
+        ["eval.file=v.jsonl", "eval.pass_at=[1, 4]", "eval.pass_threshold=0.5"],
         ["logging.wandb_project=x", "logging.keep_rollouts=0"],
     ],
 )

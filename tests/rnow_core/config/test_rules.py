@@ -12,6 +12,7 @@ def refused(project, *overrides):
 
 
 CONTRADICTIONS = [
+    (["stability.action=rollback"], "RN128", "stability.action", ["evaluated"]),
     (["teacher=null"], "RN110", "teacher", ["distill", "teacher"]),
     (["dataset_type=rl"], "RN111", "teacher", ["teacher", "dataset_type: rl"]),
     (

@@ -4,70 +4,30 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from itertools import pairwise
 
 import pytest
+from generate_runs import (
+    TOOLS,
+    add_call,
+    asked_of,
+    command,
+    prompts_file,
+    rows_of,
+    run,
+    start,
+    three_turns,
+)
 from teacher_server import Fault, teacher
 
 from rnow_core.errors import FindingsError, Interrupted, RnowError, RunFailed, UsageError, WouldOverwrite
-from rnow_core.jobs.generate import GenerateRequest, generate
 from rnow_core.models.adaptive_limit import NothingWorks
 from rnow_core.models.chat_http import Broke, NotAccepted
 from rnow_core.rollout.ask import BudgetReached
 from rnow_core.stop import StopSignal
 from rnow_core.track.lock import FileLock
-
-TOOLS = '''
-from rnow.core import tool
-
-@tool
-def add(a: int, b: int) -> int:
-    """Add two numbers.
-
-    Args:
-        a: one
-        b: the other
-    """
-    with open("calls.txt", "a") as calls:
-        calls.write(f"{a}+{b}\\n")
-    return a + b
-'''
-
-
-def prompts_file(folder, count):
-    path = folder / "prompts.jsonl"
-    rows = [{"prompt": f"question {i}", "metadata": {"expected_answer": str(i)}} for i in range(count)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def rows_of(path):
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def asked_of(row):
-    return next(message["content"] for message in row["messages"] if message["role"] == "user")
-
-
-def request_of(folder, server, **changes):
-    given = {
-        "source": folder / "prompts.jsonl",
-        "output": folder / "train.jsonl",
-        "tools": None,
-        "base_url": server.url,
-        "key_env": None,
-        "concurrency": 8,
-        "timeout": 20.0,
-        **changes,
-    }
-    return GenerateRequest(**given)
-
-
-def run(folder, server, stop=None, emit=lambda event: None, **changes):
-    return generate(request_of(folder, server, **changes), emit, stop or StopSignal())
 
 
 def trouble(prompt, turn, attempt):
@@ -166,22 +126,6 @@ def test_the_breaker_stops_what_never_succeeds(tmp_path):
     assert rows_of(tmp_path / "train.jsonl") == rows_of(tmp_path / "rejected.jsonl") == []
 
 
-def add_call(number, arguments):
-    return {
-        "id": f"call_{number}",
-        "type": "function",
-        "function": {"name": "add", "arguments": arguments},
-    }
-
-
-def three_turns(prompt, turn, body):
-    if turn < 2:
-        arguments = json.dumps({"a": int(prompt.split()[1]), "b": turn})
-        return {"role": "assistant", "content": None, "tool_calls": [add_call(turn, arguments)]}
-    results = [message["content"] for message in body["messages"] if message["role"] == "tool"]
-    return {"role": "assistant", "content": " and ".join(results)}
-
-
 def test_tools_are_called_and_the_rows_have_the_documents_format(tmp_path):
     prompts_file(tmp_path, 3)
     (tmp_path / "tools.py").write_text(TOOLS)
@@ -235,23 +179,6 @@ def test_rows_not_worth_training_on_are_kept_apart_with_the_reason(tmp_path):
     assert len(rows_of(tmp_path / "train.jsonl")) == 60 - len(BAD)
     calls = (tmp_path / "calls.txt").read_text().splitlines()
     assert calls == ["1+1"] * 3
-
-
-def command(folder, server, *options):
-    return [
-        *(sys.executable, "-m", "rnow", "generate", "prompts.jsonl", "--base-url", server.url),
-        *("--key-env", "none", *options),
-    ]
-
-
-def start(folder, server, *options):
-    return subprocess.Popen(
-        command(folder, server, *options),
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_killed_again_and_again_it_ends_with_each_prompt_once(tmp_path):

@@ -13,11 +13,15 @@ from transformers import (
     CohereConfig,
     Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
     GraniteConfig,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
     PreTrainedConfig,
+    Qwen2Config,
     Qwen3Config,
+    Qwen3NextConfig,
 )
 from transformers.utils.logging import disable_progress_bar
 
@@ -31,14 +35,30 @@ from rnow_core.models.optimizer import OptimizerSettings
 OBJECTIVE = PolicyObjective(adv_tau=1.0, teacher_tau=TAU, student_tau=TAU)
 
 GEMMA = {"final_logit_softcapping": 0.5, "query_pre_attn_scalar": 8, "sliding_window": 8}
+RECURRENT = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "layer_types": ["linear_attention", "full_attention"],
+}
 CONFIGS = {
+    "qwen2": (Qwen2Config, {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1}),
     "qwen3": (Qwen3Config, {}),
     "llama": (LlamaConfig, {"tie_word_embeddings": False}),
     "mistral": (MistralConfig, {"sliding_window": 8}),
+    "gemma": (GemmaConfig, {}),
     "gemma2": (Gemma2Config, GEMMA),
+    "gemma2-bent": (Gemma2Config, GEMMA | {"attn_logit_softcapping": 0.5}),
     "gemma3": (Gemma3TextConfig, GEMMA),
     "granite": (GraniteConfig, {"logits_scaling": 4.0}),
     "cohere": (CohereConfig, {"logit_scale": 0.25}),
+    "qwen3-next": (Qwen3NextConfig, RECURRENT),
+    "lfm2": (Lfm2Config, {"layer_types": ["conv", "full_attention"]}),
 }
 
 

@@ -1,9 +1,11 @@
 """The gate by itself, on a clock of its own where time matters."""
 
 import asyncio
+import random
 from itertools import pairwise
 
 import pytest
+from virtual_time import run_virtual
 
 from rnow_core.models.adaptive_limit import AdaptiveLimit, Closed, NothingWorks
 
@@ -16,14 +18,20 @@ class Clock:
         return self.now
 
 
+def refuse(gate, in_flight):
+    """A 429 while so many other requests are under way."""
+    gate.in_flight = in_flight
+    gate.slow_down(None)
+
+
 def test_a_429_halves_once_for_all_that_were_under_way_and_the_limit_grows_back():
     clock = Clock()
     gate = AdaptiveLimit(16, cool_down_s=1.0, clock=clock)
-    gate.slow_down(None)
-    gate.slow_down(None)
+    refuse(gate, 15)
+    refuse(gate, 14)
     assert gate.limit == 8
     clock.now += 1.0
-    gate.slow_down(None)
+    refuse(gate, 7)
     assert gate.limit == 4
     for _ in range(4):
         gate.succeeded()
@@ -38,8 +46,17 @@ def test_a_429_halves_once_for_all_that_were_under_way_and_the_limit_grows_back(
     assert gate.limit == 16
     for _ in range(10):
         clock.now += 1.0
-        gate.slow_down(None)
+        refuse(gate, gate.limit - 1)
     assert gate.limit == 1
+
+
+def test_a_limit_that_was_not_reached_is_not_the_wall():
+    gate = AdaptiveLimit(16, clock=Clock())
+    refuse(gate, 5)
+    assert gate.limit == 8
+    for _ in range(8):
+        gate.succeeded()
+    assert gate.limit == 16
 
 
 def test_never_more_than_the_limit_at_once():
@@ -71,22 +88,106 @@ def test_retry_after_pauses_all_and_is_counted():
     assert counted == pytest.approx(0.3, abs=0.01)
 
 
-def test_after_a_429_requests_start_spread_over_the_time_of_an_answer():
-    async def main():
-        gate, starts = AdaptiveLimit(8), []
+class Bucket:
+    """A server in virtual time: `rate` requests a second, `burst` at once, then 429 and a wait of a second.
+
+    A fifth of the rest fails, or takes much longer than an answer.
+    """
+
+    def __init__(self, clock, rate, burst):
+        self.clock, self.rate, self.burst = clock, rate, burst
+        self.tokens, self.filled = float(burst), clock()
+        self.random = random.Random(0)
+        self.let_through, self.refused = [], []
+
+    async def ask(self):
+        """What became of a request."""
+        now = self.clock()
+        self.tokens = min(self.burst, self.tokens + (now - self.filled) * self.rate)
+        self.filled = now
+        if self.tokens < 1 - 1e-9:
+            self.refused.append(now)
+            return "429"
+        self.tokens -= 1
+        self.let_through.append(now)
+        fate = self.random.choice(["fails", "slow"]) if self.random.random() < 0.2 else "answered"
+        await asyncio.sleep(2.3 if fate == "slow" else 0.3)
+        return "fails" if fate == "fails" else "answered"
+
+    def pace(self, start, end):
+        """Requests a second that were let through in a part of the time."""
+        return sum(start <= when < end for when in self.let_through) / (end - start)
+
+
+async def use_up(bucket, prompts, concurrency):
+    """Ask for answers to so many prompts in the way of a generation."""
+    gate = AdaptiveLimit(concurrency, clock=bucket.clock)
+    todo = iter(range(prompts))
+
+    async def work():
+        for _ in todo:
+            fate = ""
+            while fate != "answered":
+                async with gate.slot():
+                    fate = await bucket.ask()
+                if fate == "429":
+                    gate.slow_down(1.0)
+                elif fate == "fails":
+                    gate.failed("500")
+                    await gate.rest(0.5)
+            gate.succeeded()
+
+    await asyncio.gather(*(work() for _ in range(2 * concurrency)))
+
+
+@pytest.mark.parametrize(("rate", "burst", "prompts"), [(20, 1, 4000), (100, 10, 3000), (100, 100, 3000)])
+def test_most_of_what_a_rate_limit_allows_is_used_whatever_its_burst(rate, burst, prompts):
+    async def main(clock):
+        bucket = Bucket(clock, rate, burst)
+        await use_up(bucket, prompts, 64)
+        return bucket
+
+    bucket = run_virtual(main)
+    end = bucket.let_through[-1]
+    assert bucket.pace(0.1 * end, 0.9 * end) >= 0.9 * rate
+    for refused in bucket.refused:
+        assert bucket.pace(refused + 1e-6, refused + 0.999) == 0
+    assert len(bucket.refused) < 0.03 * prompts + 64
+
+
+def test_the_pace_follows_a_limit_that_is_raised_or_lowered():
+    async def main(clock):
+        bucket = Bucket(clock, 10.0, 5)
+
+        async def change(when, rate):
+            await asyncio.sleep(when)
+            bucket.rate = rate
+
+        await asyncio.gather(use_up(bucket, 4200, 64), change(60, 30.0), change(180, 8.0))
+        return bucket
+
+    bucket = run_virtual(main)
+    assert bucket.pace(30, 60) >= 0.9 * 10
+    assert bucket.pace(150, 180) >= 0.85 * 30
+    assert bucket.pace(210, 260) >= 0.85 * 8
+
+
+def test_after_a_429_requests_start_one_after_the_other():
+    async def main(clock):
+        gate, starts = AdaptiveLimit(8, clock=clock), []
 
         async def one():
             async with gate.slot():
-                starts.append(asyncio.get_running_loop().time())
-                await asyncio.sleep(0.2)
+                starts.append(clock())
+                await asyncio.sleep(0.3)
 
-        await asyncio.gather(*(one() for _ in range(8)))
-        gate.slow_down(None)
-        starts.clear()
+        gate.slow_down(2.0)
         await asyncio.gather(*(one() for _ in range(4)))
-        return [later - before for before, later in pairwise(starts)]
+        return starts
 
-    assert min(asyncio.run(main())) >= 0.9 * 0.2 / 4 * 0.95
+    starts = run_virtual(main)
+    assert starts[0] >= 2.0
+    assert min(later - before for before, later in pairwise(starts)) >= 0.05
 
 
 def test_the_breaker_counts_from_the_first_failure_behind_a_success():

@@ -15,6 +15,18 @@ def mean(values):
     return sum(values) / len(values)
 
 
+def deviation(values):
+    return math.sqrt(mean([(value - mean(values)) ** 2 for value in values]))
+
+
+def without_last_value(item):
+    """The rollout as a teacher without room for its last sampled token leaves it."""
+    mask, values = item.rollout.trajectory.mask_T, list(item.teacher_logprobs_T)
+    last = max(place for place, flag in enumerate(mask) if flag)
+    values[last:] = [math.nan] * (len(values) - last)
+    return replace(item, teacher_logprobs_T=tuple(values))
+
+
 def token_rows(scored, batch, update):
     """Every trained token as a dict, found with plain loops."""
     tokens, position, trained = [], 0, 0
@@ -24,6 +36,9 @@ def token_rows(scored, batch, update):
                 values = {name: column[trained] for name, column in update.columns.items()}
                 turns = item.rollout.turns_T
                 where = {"dataset": item.rollout.prompt.dataset, "turn": turns[offset] if turns else 1}
+                where["task"] = item.task_advantage
+                cut = item.rollout.stop_reason in ("length", "context")
+                where["end"] = "truncated" if cut else "finished"
                 mu = item.rollout.trajectory.mu_T[offset]
                 teacher = item.teacher_logprobs_T[offset] if item.teacher_logprobs_T else None
                 tokens.append({**values, **where, "mu": mu, "teacher": teacher, "name": item.teacher})
@@ -37,14 +52,26 @@ def token_rows(scored, batch, update):
 def test_equals_plain_loops_on_random_steps(make_step, seed, turns):
     scored, batch, update = make_step(seed, rollouts=12, turns=turns, untrained_rows=(1, 4))
     scored[5] = replace(scored[5], teacher="other")
+    scored[3] = without_last_value(scored[3])
+    batch = replace(batch, teacher=[v for item in scored for v in item.teacher_logprobs_T])
     tokens = token_rows(scored, batch, update)
-    kl = [token["old"] - token["teacher"] for token in tokens]
+    known = [token for token in tokens if not math.isnan(token["teacher"])]
+    assert len(known) == len(tokens) - 1
+    kl = [token["old"] - token["teacher"] for token in known]
+    reward = [0.5 * token["task"] for token in tokens]
+    distilled = [token["advantage"] - 0.5 * token["task"] for token in known]
     advantages = [token["advantage"] for token in tokens]
     ratios = [token["old"] - token["mu"] for token in tokens]
     expected = {
         "teacher_kl": mean(kl),
         "advantage/mean": mean(advantages),
-        "advantage/std": math.sqrt(mean([(value - mean(advantages)) ** 2 for value in advantages])),
+        "advantage/std": deviation(advantages),
+        "combined_advantage": mean(advantages),
+        "advantage/reward": mean(reward),
+        "advantage/reward_std": deviation(reward),
+        "advantage/teacher": mean(distilled),
+        "advantage/teacher_std": deviation(distilled),
+        "teacher/unscored_tokens": 1,
         "entropy": mean([token["entropy"] for token in tokens]),
         "clip_fraction": mean([token["clipped"] for token in tokens]),
         "mismatch_kl": mean([math.exp(d) - d - 1 for d in ratios]),
@@ -61,6 +88,8 @@ def test_equals_plain_loops_on_random_steps(make_step, seed, turns):
         "learning_rate": 1e-4,
         "rollouts/failed": 3,
         "rollouts/stale": 2,
+        "repetition": math.nan if turns == 1 else 0.0,  # one turn has fewer than 8 tokens
+        "tokens/rollout": mean([sum(item.rollout.trajectory.mask_T) for item in scored]),
         **SECONDS,
     }
     for reason in get_args(StopReason):
@@ -70,14 +99,13 @@ def test_equals_plain_loops_on_random_steps(make_step, seed, turns):
         expected["turns/mean"] = turns
         expected["tools/calls"] = mean([rollout.tool_calls for rollout in rollouts])
         expected["tools/errors"] = mean([rollout.tool_errors for rollout in rollouts])
-    groups = [("dataset", "dataset_"), ("name", "")] + ([("turn", "turn_")] if turns > 1 else [])
+    groups = [("dataset", "dataset_"), ("name", ""), ("end", "")] + ([("turn", "turn_")] if turns > 1 else [])
     for key, prefix in groups:
-        for value in {token[key] for token in tokens}:
-            members = [number for number, token in zip(kl, tokens, strict=True) if token[key] == value]
+        for value in {token[key] for token in known}:
+            members = [number for number, token in zip(kl, known, strict=True) if token[key] == value]
             expected[f"teacher_kl/{prefix}{value}"] = mean(members)
-    assert step_metrics(scored, batch, update, SECONDS, failed=3, stale=2) == pytest.approx(
-        expected, abs=1e-12
-    )
+    metrics = step_metrics(scored, batch, update, SECONDS, failed=3, stale=2, adv_tau=0.5)
+    assert metrics == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 def test_every_value_is_a_plain_float(make_step):
@@ -93,8 +121,8 @@ def test_without_teacher_or_rewards_their_names_are_absent(make_step):
 
 def test_one_teacher_and_one_turn_add_no_extra_names(make_step):
     metrics = step_metrics(*make_step(), SECONDS, failed=0)
-    names = {name for name in metrics if name.startswith("teacher_kl")}
-    assert names == {"teacher_kl", "teacher_kl/dataset_0", "teacher_kl/dataset_1", "teacher_kl/dataset_2"}
+    names = {name.removeprefix("teacher_kl") for name in metrics if name.startswith("teacher_kl")}
+    assert names == {"", "/dataset_0", "/dataset_1", "/dataset_2", "/truncated", "/finished"}
 
 
 def test_rollouts_without_a_teacher_do_not_dilute_the_kl(make_step):

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from rnow_core.track.traces import (
     trace_record,
     write_traces,
 )
+from rnow_core.track.turns import turns_of
 
 PER_TOKEN = ("pieces", "mask", "turns", "sampler", "trainer", "teacher", "kl", "advantage", "entropy")
 
@@ -83,6 +85,22 @@ def test_kl_is_trainer_minus_teacher_with_sum_and_mean(make_step):
         assert record["kl"] == pytest.approx(kl, abs=2e-6)
         assert record["kl_sum"] == pytest.approx(sum(known), abs=1e-4)
         assert record["kl_mean"] == pytest.approx(sum(known) / len(known), abs=1e-5)
+
+
+def test_a_token_that_the_teacher_did_not_read_has_no_kl(make_step):
+    scored, batch, update = make_step(rollouts=1, turns=2)
+    values = scored[0].teacher_logprobs_T
+    scored = [replace(scored[0], teacher_logprobs_T=(*values[:-2], math.nan, math.nan))]
+    whole, cut = records(make_step(rollouts=1, turns=2))[0], records((scored, batch, update))[0]
+    assert cut["teacher"] == [*whole["teacher"][:-2], None, None]
+    assert cut["kl"] == [*whole["kl"][:-2], None, None]
+    known = [value for value in cut["kl"] if value is not None]
+    assert cut["kl_sum"] == pytest.approx(sum(known), abs=1e-4)
+    first, last = turns_of(cut)
+    assert first == turns_of(whole)[0]
+    assert all(value > 0 for place in last.largest(9) for value in [last.kl[place]])
+    finite = [value for value in last.kl if not math.isnan(value)]
+    assert last.mean_kl == (pytest.approx(sum(finite) / len(finite)) if finite else None)
 
 
 def test_sampler_logprobs_stand_on_sampled_tokens_only(make_step):

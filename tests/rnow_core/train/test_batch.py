@@ -1,5 +1,8 @@
 """Rollouts to a ragged batch, and the mismatch alarm."""
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from rnow_core.errors import RunFailed
@@ -40,6 +43,15 @@ def test_truncated_replies_can_be_masked():
     rows = [scored([1, 2, 3], 1, stop="length"), scored([1, 2], 1)]
     assert to_batch(rows).trained_tokens == 3
     assert to_batch(rows, mask_truncated=True).mask == [False, False, False, False, True]
+
+
+def test_tokens_without_a_teacher_value_are_trained_by_rewards_or_not_at_all():
+    row = scored([1, 2, 3, 4], 1, task=0.5)
+    row = replace(row, teacher_logprobs_T=(*row.teacher_logprobs_T[:2], math.nan, math.nan))
+    assert to_batch([row]).mask == [False, True, False, False]
+    hybrid = to_batch([row], rewards_train=True)
+    assert hybrid.mask == [False, True, True, True]
+    assert [math.isnan(value) for value in hybrid.teacher] == [False, False, True, True]
 
 
 def test_alarm_is_silent_then_warns_then_stops():

@@ -1,0 +1,1 @@
+"""A project of one file: the rewards that need no rewards.py."""
