@@ -6,6 +6,7 @@ is forced to the disk too. A temporary left by a killed process is removed when 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ from rnow_core.track.diskerrors import disk_errors
 from rnow_core.track.jsonable import dumps
 
 TMP_PREFIX = ".tmp-"
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def write_json_atomic(path: Path, data: Any) -> None:
@@ -71,13 +73,20 @@ def write_folder_atomic(final: Path, fill: Callable[[Path], None], expected: int
 def link_atomic(link: Path, target: Path) -> None:
     """Make `link` a symbolic link to `target`, relative to its own folder; an earlier one is replaced in one step.
 
+    Nothing happens on a disk that has no links, as some network and removable ones.
+
     Raises:
         RunFailed: the disk did not take it.
     """
     tmp = temporary(link)
     with removed_on_error(tmp), disk_errors(link):
         tmp.unlink(missing_ok=True)
-        tmp.symlink_to(os.path.relpath(target, link.parent))
+        try:
+            tmp.symlink_to(os.path.relpath(target, link.parent))
+        except OSError as error:
+            if error.errno in NO_LINKS:
+                return
+            raise
         tmp.replace(link)
         fsync_path(link.parent)
 

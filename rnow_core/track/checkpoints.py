@@ -66,20 +66,18 @@ class Checkpoints:
         write_folder_atomic(path, fill, expected=self._last_size())
         return Checkpoint(path, step, content)
 
-    def set_best(self, step: int, link: Path) -> Checkpoint:
+    def set_best(self, step: int, link: Path) -> None:
         """Point `link` at the checkpoint of `step`, then remove the replaceable ones before it.
 
         Raises:
             RunFailed: there is no such checkpoint, or the disk did not take it.
         """
-        best = self.load(step)
-        link_atomic(link, best.path)
+        link_atomic(link, self.load(step).path)
         for other in self.all():
             if other.step < step and other.state.get(REPLACEABLE):
                 with disk_errors(other.path):
                     gone = other.path.rename(temporary(other.path))
                     shutil.rmtree(gone, ignore_errors=True)
-        return best
 
     def all(self) -> list[Checkpoint]:
         """Every complete checkpoint, by step; anything else in the folder is ignored."""

@@ -109,10 +109,10 @@ class RunRecord:
         return best is not None and best.step == step
 
     def best_checkpoint(self) -> dict[str, Any] | None:
-        """Step, `metric`, `value` and path of the checkpoint of the best step; None when there is none."""
-        best = self.best
-        path = self.folder.best.resolve() if best and self.folder.best.exists() else None
-        return {**asdict(best), "checkpoint": str(path)} if best and path else None
+        """Step, `metric`, `value` and path of the best checkpoint; None without one."""
+        if self._marked is None:
+            return None
+        return {**asdict(self._marked), "checkpoint": str(self.checkpoints.load(self._marked.step).path)}
 
     def rolled_back(self, step: int, to: int) -> None:
         """Write down that behind `step` the weights of the step `to` were loaded."""
@@ -170,10 +170,10 @@ class RunRecord:
             return
         if best.step not in {checkpoint.step for checkpoint in self.checkpoints.all()}:
             return
-        path = self.checkpoints.set_best(best.step, self.folder.best).path
-        standing = {**asdict(best), "checkpoint": str(path)}
-        self.folder.write_status("running", self.current_step, self.total_steps, best=standing)
+        self.checkpoints.set_best(best.step, self.folder.best)
         self._marked = best
+        standing = self.best_checkpoint()
+        self.folder.write_status("running", self.current_step, self.total_steps, best=standing)
 
     def _write_traces(self, step: int, collected: Collected, batch: Batch, update: UpdateResult) -> None:
         kept = keep(len(collected.rollouts), self.keep_rollouts, self.seed, step)

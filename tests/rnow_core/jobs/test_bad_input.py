@@ -230,7 +230,7 @@ def test_a_full_disk_while_saving(project):
     lines = [json.loads(line) for line in said.splitlines()]
     (error,) = [line["error"] for line in lines if "error" in line]
     run = project / "runs" / "one"
-    assert error["type"] == "RunFailed"
+    assert error["type"] == "DiskFailed"
     assert str(run / "checkpoints" / "step_000001") in str(project / error["message"].partition(": ")[0])
     assert "needs at least" in error["message"]
     assert "rnow run --resume" in error["hint"]

@@ -47,7 +47,8 @@ RECURRENT = {
     "layer_types": ["linear_attention", "full_attention"],
 }
 CONFIGS = {
-    "qwen2": (Qwen2Config, {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1}),
+    "qwen2-window": (Qwen2Config, {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1}),
+    "qwen2": (Qwen2Config, {}),
     "qwen3": (Qwen3Config, {}),
     "llama": (LlamaConfig, {"tie_word_embeddings": False}),
     "mistral": (MistralConfig, {"sliding_window": 8}),

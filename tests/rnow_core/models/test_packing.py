@@ -17,7 +17,7 @@ from rnow_core.models.columns import choose, slabs
 from rnow_core.models.scoring import read_off, score
 from rnow_core.types import ScoreRequest
 
-FAMILIES = ["qwen2", "qwen3", "llama", "mistral", "gemma", "gemma2-bent", "gemma3", "cohere"]
+FAMILIES = ["qwen2-window", "qwen3", "llama", "mistral", "gemma", "gemma2-bent", "gemma3", "cohere"]
 
 
 def conversations(count: int = 7, longest: int = 40, seed: int = 0) -> list[list[int]]:

@@ -91,6 +91,8 @@ def test_too_little_disk(project, monkeypatch):
         (["trainer.max_steps=3", "trainer.save_step=1"], 4),
         (["trainer.max_steps=3", "trainer.save_step=2"], 3),
         (["trainer.max_steps=3", "trainer.save_step=3"], 2),
+        (["trainer.max_steps=3", "trainer.save_step=1", "trainer.eval_step=1"], 4),
+        (["trainer.max_steps=3", "trainer.save_step=2", "trainer.eval_step=1"], 5),
     ],
 )
 def test_number_of_checkpoints(project, overrides, expected):

@@ -1,6 +1,44 @@
-"""The best evaluated step: by which figure, over which environments."""
+"""The best evaluated step: by which figure, over which environments; and the checkpoints that stay for it."""
 
+import errno
+import os
+
+import pytest
+
+from rnow_core.errors import RunFailed
 from rnow_core.track.best import Best, best_of
+from rnow_core.track.checkpoints import REPLACEABLE, Checkpoints
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Checkpoints 0 to 4; 1 and 3 were made only for being the best."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in range(5):
+        checkpoints.save(step, lambda folder: None, {REPLACEABLE: True} if step in (1, 3) else {})
+    return checkpoints
+
+
+def test_the_link_moves_and_what_was_surpassed_goes(saved, tmp_path):
+    link = tmp_path / "best"
+    for step, left in ((1, [0, 1, 2, 3, 4]), (2, [0, 2, 3, 4]), (4, [0, 2, 4])):
+        saved.set_best(step, link)
+        assert link.resolve() == saved.load(step).path
+        assert [checkpoint.step for checkpoint in saved.all()] == left
+    with pytest.raises(RunFailed, match="no complete checkpoint of step 3"):
+        saved.set_best(3, link)
+    assert link.resolve() == saved.load(4).path
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".tmp")] == []
+
+
+def test_a_disk_without_links_does_without(saved, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    saved.set_best(2, tmp_path / "best")
+    assert [checkpoint.step for checkpoint in saved.all()] == [0, 2, 3, 4]
+    assert not (tmp_path / "best").exists()
 
 
 def test_more_reward_is_better_and_the_earliest_of_equals_counts():
