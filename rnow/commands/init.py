@@ -19,7 +19,11 @@ from rnow_core.config.schema_tree import keys_of, node_at
 from rnow_core.errors import UsageError, WouldOverwrite
 
 SETTABLE = ("dataset_type", "student", "teacher")
-OTHER_NAMES = {"off-distill-agent": "off-distill"}
+OTHER_NAMES = {
+    "off-distill-agent": "off-distill",
+    "context_distill": "context-distill",
+    "math_distill": "math-distill",
+}
 """Names that a template is asked for by, besides its own."""
 
 

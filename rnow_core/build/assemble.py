@@ -16,7 +16,6 @@ from rnow_core.build.tools import RunTools
 from rnow_core.build.trainer import Trainer, build_trainer
 from rnow_core.config.schema import Config
 from rnow_core.data.renderer import Renderer, template_options
-from rnow_core.models.causal_lm import CausalLM
 from rnow_core.models.device import DeviceThread
 from rnow_core.models.seams import Learner
 from rnow_core.rollout.parts import RewardScorer, RolloutParts
@@ -76,10 +75,10 @@ def build(
     """
     windows, contexts = dict(teacher_windows or {}), contexts_of(config, project_dir)
     trainer = build_trainer(config, fixed, project_dir=project_dir, run_dir=run_dir, total_steps=total_steps)
-    student, device = trainer.student, trainer.device
+    student = trainer.student
     try:
         scored_window = max([context_window, *windows.values()])
-        engine = _engine(config, fixed, project_dir, run_dir, context_window, scored_window, student, device)
+        engine = _engine(config, fixed, project_dir, run_dir, context_window, scored_window, trainer)
     except BaseException:
         asyncio.run(trainer.ranks.close())
         raise
@@ -148,8 +147,7 @@ def _engine(
     run_dir: Path,
     context_window: int,
     scored_window: int,
-    student: CausalLM,
-    device: DeviceThread,
+    trainer: Trainer,
 ) -> Engine:
     if fixed.engine == "hf":
         return LocalEngine(
@@ -157,8 +155,9 @@ def _engine(
             fixed,
             project_dir=project_dir,
             context_window=context_window,
-            student=student,
-            device=device,
+            student=trainer.student,
+            device=trainer.device,
+            average=trainer.learner.average,
         )
     from rnow_core.build.served import ServedEngine
 
@@ -169,6 +168,7 @@ def _engine(
         run_dir=run_dir,
         context_window=context_window,
         scored_window=scored_window,
-        student=student,
-        device=device,
+        student=trainer.student,
+        device=trainer.device,
+        average=trainer.learner.average,
     )

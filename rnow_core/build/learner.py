@@ -12,6 +12,7 @@ from rnow_core.algo.objective import PolicyObjective
 from rnow_core.algo.supervised import CrossEntropy
 from rnow_core.build.fixed import Fixed, model_path, samples_plainly
 from rnow_core.config.schema import Config, resolved
+from rnow_core.models.averaged_adapter import AveragedAdapter
 from rnow_core.models.causal_lm import CausalLM, load_student
 from rnow_core.models.device import DeviceThread, device_named, use_device
 from rnow_core.models.hf_learner import HFLearner
@@ -33,6 +34,7 @@ def load_student_of(config: Config, fixed: Fixed, project_dir: Path) -> CausalLM
         device=device_named(fixed.device),
         adapter=(project_dir / Path(model.adapter).expanduser()) if model.adapter else None,
         gradient_checkpointing=fixed.gradient_checkpointing,
+        quantized=model.quantization is not None,
         seed=config.seed,
     )
 
@@ -109,7 +111,14 @@ def _learner(
         settings=settings,
         micro_batch_tokens=fixed.micro_batch_tokens,
         ranks=ranks,
+        average=_average(config, student),
     )
+
+
+def _average(config: Config, student: CausalLM) -> AveragedAdapter | None:
+    """The moving average that a teacher of the config wears, on every rank."""
+    decays = [teacher.ema for teacher in config.teacher if teacher.ema is not None]
+    return AveragedAdapter(student.trainable_parameters(), decays[0]) if decays else None
 
 
 def _objective(config: Config) -> Objective:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from rnow_core.algo.head import token_logprobs
-from rnow_core.build.engine import SELF, Progress, Role
-from rnow_core.build.fixed import Fixed, model_path
+from rnow_core.build.contexts import name_of
+from rnow_core.build.engine import Progress, Role
+from rnow_core.build.fixed import Fixed
+from rnow_core.build.teachers import local_teacher
 from rnow_core.config.schema import Config
-from rnow_core.models.causal_lm import CausalLM, load_frozen
-from rnow_core.models.device import DeviceThread, device_named
+from rnow_core.models.averaged_adapter import AveragedAdapter
+from rnow_core.models.causal_lm import CausalLM
+from rnow_core.models.device import DeviceThread
 from rnow_core.models.hf_sampler import HFSampler
-from rnow_core.models.hf_teacher import HFTeacher
+from rnow_core.models.hf_teacher import HFTeacher, Wearing
 from rnow_core.models.seams import Learner, Sampler, Teacher
 from rnow_core.types import version_name
 
 
 class LocalEngine:
-    """`Engine` of transformers models."""
+    """`Engine` of transformers models. `average` is the learner's, where a teacher wears it."""
 
     def __init__(
         self,
@@ -29,21 +33,26 @@ class LocalEngine:
         context_window: int,
         student: CausalLM,
         device: DeviceThread,
+        average: AveragedAdapter | None = None,
     ) -> None:
         self.context_window = context_window
-        teacher = device.call(_load_teacher, config, fixed, project_dir, student)
+        teacher = device.call(local_teacher, config, fixed, project_dir, student, average)
         self.adapters: Path | None = None
-        self.sampler: Sampler = _sampler(student, device, fixed, version_name(0))
+        self.sampler: Sampler = HFSampler(
+            student,
+            device,
+            version=version_name(0),
+            max_slots=fixed.slots,
+            kv_budget_tokens=fixed.kv_tokens,
+        )
         self.teachers: Mapping[str, Teacher] = {}
         self.baseline: Sampler | None = None
         self.student_as_teacher: Teacher = scorer(student, device, fixed)
         self.student_here: Teacher | None = None
         if teacher is not None:
-            own = teacher is student
-            name = config.teacher[0].name or "teacher"
-            self.teachers = {name: scorer(teacher, device, fixed, base_of_student=own)}
+            self.teachers = {name_of(config.teacher[0]): teacher.scorer(device, fixed)}
             if config.teacher[0].eval_baseline:
-                self.baseline = _sampler(teacher, device, fixed, "teacher", base_weights=own)
+                self.baseline = teacher.sampler(device, fixed)
 
     async def start(self, learner: Learner, progress: Progress) -> None:
         """Nothing to start: the sampler has the learner's weights; it only needs their name."""
@@ -61,37 +70,12 @@ class LocalEngine:
             await teacher.close()
 
 
-def _load_teacher(config: Config, fixed: Fixed, project_dir: Path, student: CausalLM) -> CausalLM | None:
-    """The model that the teacher is: the student's own for `self`, None without a teacher."""
-    if not config.teacher:
-        return None
-    path = config.teacher[0].path
-    if path == SELF:
-        return student
-    return load_frozen(
-        model_path(path, project_dir), dtype=config.model.dtype, device=device_named(fixed.device)
-    )
-
-
-def scorer(lm: CausalLM, device: DeviceThread, fixed: Fixed, base_of_student: bool = False) -> HFTeacher:
-    """A model of this process as a teacher."""
+def scorer(lm: CausalLM, device: DeviceThread, fixed: Fixed, wearing: Wearing = nullcontext) -> HFTeacher:
+    """The student of this process scoring in the way that teachers do, for the self-check."""
     return HFTeacher(
         lm,
         device,
         token_logprobs=token_logprobs,
         micro_batch_tokens=fixed.micro_batch_tokens,
-        base_of_student=base_of_student,
-    )
-
-
-def _sampler(
-    lm: CausalLM, device: DeviceThread, fixed: Fixed, version: str, base_weights: bool = False
-) -> HFSampler:
-    return HFSampler(
-        lm,
-        device,
-        version=version,
-        max_slots=fixed.slots,
-        kv_budget_tokens=fixed.kv_tokens,
-        base_weights=base_weights,
+        wearing=wearing,
     )

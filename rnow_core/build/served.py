@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
+from rnow_core.build.contexts import name_of, scores_here
 from rnow_core.build.engine import Progress, Role
 from rnow_core.build.fixed import Fixed
 from rnow_core.build.local import scorer
 from rnow_core.build.servers import BASE, ServerMaker, ServerRole, Started
+from rnow_core.build.teachers import local_teacher
 from rnow_core.config.schema import Config
+from rnow_core.models.averaged_adapter import AveragedAdapter
 from rnow_core.models.causal_lm import CausalLM
 from rnow_core.models.device import DeviceThread, free_cache
 from rnow_core.models.seams import Learner, Sampler, Teacher
@@ -23,7 +27,8 @@ from rnow_core.models.vllm_weights import ServedWeights
 class ServedEngine:
     """`Engine` of vLLM servers: one for the student, and one for a teacher with weights of its own.
 
-    Where servers and trainer take turns on one GPU, a server sleeps except in its own phases.
+    Where servers and trainer take turns on one GPU, a server sleeps except in its own phases. A teacher that is the
+    student wearing something else scores in this process, in the trainer's phases; `average` is the learner's.
     """
 
     def __init__(
@@ -37,6 +42,7 @@ class ServedEngine:
         scored_window: int,
         student: CausalLM,
         device: DeviceThread,
+        average: AveragedAdapter | None = None,
     ) -> None:
         self.adapters: Path | None = run_dir / "adapters"
         # a server samples one token behind whatever it scores, so a conversation leaves it room for that
@@ -62,7 +68,9 @@ class ServedEngine:
         # the base weights: vLLM's CPU build cannot give prompt logprobs under an adapter
         self._student_scorer = self._scorer(self._student)
         self.student_as_teacher: Teacher = self._student_scorer
-        self.student_here: Teacher | None = scorer(student, device, fixed, base_of_student=not full)
+        self.student_here: Teacher | None = scorer(
+            student, device, fixed, nullcontext if full else student.adapter_off
+        )
         self._teacher_scorer = self._scorer(self._teacher) if self._teacher else None
         self._baseline: VLLMSampler | None = None
         if self._teacher is not None and config.teacher[0].eval_baseline:
@@ -70,7 +78,11 @@ class ServedEngine:
         self.baseline: Sampler | None = self._baseline
         self.teachers: Mapping[str, Teacher] = {}
         if self._teacher_scorer is not None:
-            self.teachers = {config.teacher[0].name or "teacher": self._teacher_scorer}
+            self.teachers = {name_of(config.teacher[0]): self._teacher_scorer}
+        self._scores_here = any(scores_here(teacher, project_dir) for teacher in config.teacher)
+        here = self._scores_here and device.call(local_teacher, config, fixed, project_dir, student, average)
+        if here:
+            self.teachers = {name_of(config.teacher[0]): here.scorer(device, fixed)}
 
     async def start(self, learner: Learner, progress: Progress) -> None:
         """Start the servers, prove them, and load the learner's weights.
@@ -91,6 +103,8 @@ class ServedEngine:
 
     async def take_turn(self, role: Role) -> None:
         """Wake a role's server and put the others to sleep, the trainer's spare memory freed before."""
+        if role == "teacher" and self._scores_here:
+            role = "trainer"
         if role == "teacher" and self._teacher is self._student:
             role = "student"
         if not self._in_turns or role == self._working:

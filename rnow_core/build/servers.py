@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from rnow_core.build.contexts import worn_by_student
 from rnow_core.build.engine import SELF, Progress
 from rnow_core.build.fixed import Fixed, model_path
 from rnow_core.build.placement import Parallel
@@ -122,7 +123,7 @@ class ServerMaker:
     def student(self, adapter_modules: tuple[str, ...]) -> ServerRole:
         """The student's server: adapters on, prefix cache on."""
         model = model_path(self.config.model.path, self.project_dir)
-        own_teacher = bool(self.config.teacher) and self.config.teacher[0].path == SELF
+        own_teacher = any(t.path == SELF and not worn_by_student(t) for t in self.config.teacher)
         window = self.scored_window if own_teacher else self.context_window
         if self.config.rollout.url:
             return self._elsewhere("student", model, self.config.rollout.url, window)
@@ -143,8 +144,8 @@ class ServerMaker:
         )
 
     def teacher(self, student: ServerRole) -> ServerRole | None:
-        """The teacher's server: the student's own for `self`, None without a teacher."""
-        if not self.config.teacher:
+        """The teacher's server: the student's own for `self`, None without a teacher that needs one."""
+        if not self.config.teacher or worn_by_student(self.config.teacher[0]):
             return None
         teacher = self.config.teacher[0]
         if teacher.path == SELF:

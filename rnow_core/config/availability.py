@@ -15,10 +15,6 @@ from rnow_core.config.schema import Config
 Uses = Callable[[Any], bool]
 
 
-def _set(value: Any) -> bool:
-    return value is not None
-
-
 def _on(value: Any) -> bool:
     return bool(value)
 
@@ -32,12 +28,8 @@ def _other_than(*words: Any) -> Uses:
 
 
 MISSING: tuple[tuple[str, Uses, str], ...] = (
-    ("model.quantization", _set, "leave it out: the base is loaded in bfloat16 or float32"),
     ("teacher", lambda teachers: len(teachers) > 1, "name one teacher"),
     ("teacher.template", _is("own"), "leave it out: the teacher reads the student's template"),
-    ("teacher.adapter", _set, "merge the adapter into a folder and name that as teacher.path"),
-    ("teacher.ema", _set, "leave it out"),
-    ("teacher.quantization", _set, "leave it out"),
     ("algorithm.signal", _other_than("sampled"), "use sampled"),
     (
         "resources.trainer_tensor_parallel",

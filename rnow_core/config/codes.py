@@ -34,6 +34,7 @@ CODES: Final = {
     "RN126": "a stage that cannot go on from the adapter of the stage before it",
     "RN127": "an early end without what it is measured by",
     "RN128": "a rollback without evaluations to go back to",
+    "RN129": "weights in 4 bits where the run has no say about them",
     "RN130": "what unequal weights train towards",
     "RN131": "`kl_penalty_coef` in pure distillation",
     "RN132": "sampling that biases the estimate",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rnow_core.config.facts import api_maker, looks_like_a_path, right_case
 from rnow_core.config.problems import KeyPath, Problem
+from rnow_core.config.quantized import quantized_weights
 from rnow_core.config.schema import Config
 
 TYPE: KeyPath = ("dataset_type",)
@@ -275,6 +276,7 @@ RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     divergence_as_loss,
     rewards_switched_off,
     full_fine_tuning,
+    quantized_weights,
     teachers_apart,
     evaluation_sources,
     rollback_target,

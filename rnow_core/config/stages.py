@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rnow_core.config.load import LoadedConfig
 
 NO_EFFECT, NOTHING_TO_LEARN = "RN133", "RN134"
-SHARED = ("qlora_rank", "qlora_alpha", "target_modules")
-"""Keys of `model` that an adapter keeps from one stage to the next."""
+SHARED = ("qlora_rank", "qlora_alpha", "target_modules", "quantization")
+"""Keys of `model` that an adapter keeps from one stage to the next: its shape, and the base that it was trained on."""
 
 
 def stage_name(index: int, config: Config) -> str:

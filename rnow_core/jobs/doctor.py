@@ -25,7 +25,7 @@ from rnow_core.config.schema import Config
 from rnow_core.env.sandbox.diagnose import Check, diagnose
 from rnow_core.errors import FindingsError
 from rnow_core.preflight.check import CONFIG_FILE
-from rnow_core.preflight.machine import TRAINING, free_disk, gpu_memory
+from rnow_core.preflight.machine import TRAINING, free_disk, gpu_memory, quantized_key
 
 State = Literal["ok", "warning", "missing"]
 PYTHON = (3, 11)
@@ -91,6 +91,7 @@ def project_needs(project: Path, config: Config) -> Needs:
         "vllm": any(stage.rollout.engine == "vllm" and not stage.rollout.url for stage in stages),
         "wandb": any(stage.logging.wandb_project is not None for stage in stages),
         "mcp": any(stage.rollout.mcp_url for stage in stages),
+        "qlora": any(quantized_key(stage) for stage in stages),
     }
     places = set()
     if _has_sandboxed(project):
@@ -184,13 +185,17 @@ EXTRAS = {
     "vllm": "samples much faster on a GPU",
     "wandb": "logging.wandb_project",
     "mcp": "rollout.mcp_url",
+    "qlora": "quantization: nf4",
 }
-"""Packages of the extras of the same names, and what needs them."""
+"""Extras and what needs them."""
+PACKAGES = {"qlora": "bitsandbytes"}
+"""The package of an extra where it has another name."""
 
 
 def _extra(name: str, why: str, needs: Needs) -> DoctorCheck:
-    if find_spec(name) is not None:
-        return DoctorCheck(name, "ok", f"{name} {_version(name)}")
+    package = PACKAGES.get(name, name)
+    if find_spec(package) is not None:
+        return DoctorCheck(name, "ok", f"{package} {_version(package)}")
     state: State = "missing" if name in needs.extras else "warning"
     who = "this project needs it" if name in needs.extras else f"only for: {why}"
     return DoctorCheck(name, state, f"not installed; {who}", f'pip install "rnow-distill[{name}]"')

@@ -26,6 +26,7 @@ from rnow_core.jobs.stored import require_same_data, stored_run
 from rnow_core.jobs.summary import summarise_stages
 from rnow_core.models.device import free_cache
 from rnow_core.models.rank_processes import launched_by_torchrun
+from rnow_core.preflight.base_models import after_training
 from rnow_core.preflight.check import check_loaded
 from rnow_core.preflight.report import Project, Report
 from rnow_core.preflight.stages import check_stages
@@ -123,7 +124,8 @@ def resumed_staged_run(wanted: Wanted, folder: RunFolder, stored: Mapping[str, A
             name: stored_config(wanted.project_dir, folder, data["config"]) for name, data in left.items()
         }
         report = check_stages(wanted.project_dir, (), configs, partial(check_loaded, wanted.project_dir))
-        projects = _require_projects(report, wanted.emit)
+        going_on = frozenset(name for name, data in left.items() if data["continues"])
+        projects = _require_projects(after_training(replace(report, continued=going_on)), wanted.emit)
         for name, project in projects.items():
             require_same_data(left[name]["data"], project)
         return _staged_run(wanted, folder, stored["stages"], projects, ())

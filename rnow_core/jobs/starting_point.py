@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rnow_core.build.fixed import model_path
 from rnow_core.config.schema import Config
-from rnow_core.data.hub import quiet_hub
+from rnow_core.data.hub import text_files
 from rnow_core.errors import RunFailed
 from rnow_core.track.atomic import write_folder_atomic
 from rnow_core.track.checkpoints import Checkpoints
@@ -20,9 +19,6 @@ WEIGHTS = "weights"
 
 NOT_OF_A_MODEL = ("optimizer.safetensors", "state.json")
 """Files of a checkpoint that a loader of the folder's weights must not meet."""
-
-TEXT_FILES = ("tokenizer*", "*token*.json", "chat_template*", "vocab.*", "merges.txt")
-"""What a model's folder has beside its weights, for whoever reads text."""
 
 
 def starting_from(config: Config, stage: Path, project_dir: Path) -> Config:
@@ -53,7 +49,7 @@ def _make_model(folder: Path, checkpoint: Path, student: str) -> None:
         return
 
     def fill(made: Path) -> None:
-        for file in _text_files(student):
+        for file in text_files(student):
             shutil.copy(file, made)
         for file in checkpoint.iterdir():
             if file.name not in NOT_OF_A_MODEL:
@@ -68,14 +64,3 @@ def _share(file: Path, into: Path) -> None:
         os.link(file, into)
     except OSError:
         shutil.copy(file, into)
-
-
-def _text_files(student: str) -> Iterator[Path]:
-    folder = Path(student)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        quiet_hub()
-        folder = Path(snapshot_download(student, allow_patterns=list(TEXT_FILES)))
-    for pattern in TEXT_FILES:
-        yield from (file for file in folder.glob(pattern) if file.is_file())

@@ -23,6 +23,7 @@ from rnow_core.models.output_head import OutputHead, probe_ids, prove_head, read
 from rnow_core.models.packed_attention import NAME as PACKED
 from rnow_core.models.packed_attention import Segments, attention_as
 from rnow_core.models.packing_probe import may_pack, packs
+from rnow_core.models.quantized import load_quantized
 
 
 class Cache(Protocol):
@@ -196,25 +197,26 @@ def load_student(
     device: torch.device,
     adapter: Path | None = None,
     gradient_checkpointing: bool = False,
+    quantized: bool = False,
     seed: int = 0,
 ) -> CausalLM:
     """The model to train: a LoRA adapter of `rank` on frozen weights, or with rank 0 all weights.
 
     `adapter` is a PEFT folder to start from; its own rank, alpha and modules then count. The weights of
-    a new adapter depend on `seed` only. Raises RnowError for whatever is wrong with the folders or the
-    module names.
+    a new adapter depend on `seed` only. `quantized`: the frozen weights are in nf4 (nothing to rank 0, which has
+    none). Raises RnowError for whatever is wrong with the folders or the module names.
     """
     compute = resolve_dtype(dtype, device)
     if rank == 0:
         return _load_full(path, compute, device, adapter, gradient_checkpointing)
-    model = load_model(path, compute, device).requires_grad_(False)
+    model = _load_base(path, compute, device, quantized)
     peft = add_adapter(model, path, rank, alpha, target_modules, adapter, seed)
     return CausalLM(model, path, peft=peft, gradient_checkpointing=gradient_checkpointing)
 
 
-def load_frozen(path: str, *, dtype: str = "auto", device: torch.device) -> CausalLM:
-    """A model that is only read, such as a teacher."""
-    return CausalLM(load_model(path, resolve_dtype(dtype, device), device).requires_grad_(False), path)
+def load_frozen(path: str, *, dtype: str = "auto", device: torch.device, quantized: bool = False) -> CausalLM:
+    """A model that is only read, such as a teacher; `quantized`: in nf4."""
+    return CausalLM(_load_base(path, resolve_dtype(dtype, device), device, quantized), path)
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -225,6 +227,13 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise RnowError(f"model.dtype: unknown dtype {dtype!r}", "use auto, float32, bfloat16 or float16")
     return found
+
+
+def _load_base(path: str, compute: torch.dtype, device: torch.device, quantized: bool) -> Any:
+    """Frozen weights, as they are or in nf4."""
+    if quantized:
+        return load_quantized(path, compute, device)
+    return load_model(path, compute, device).requires_grad_(False)
 
 
 def _load_full(

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from rnow_core.errors import EnvironmentMissing
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "numpy")
+QUANTIZATION = ("bitsandbytes", "accelerate")
 
 
 def require_training_packages() -> None:
@@ -19,4 +20,14 @@ def require_training_packages() -> None:
         raise EnvironmentMissing(
             f"local models need {', '.join(missing)}, not installed here",
             'pip install "rnow-distill[train]"',
+        )
+
+
+def require_quantization_packages() -> None:
+    """Raise EnvironmentMissing, with the command that helps, when a package for weights in 4 bits is missing."""
+    missing = [name for name in QUANTIZATION if find_spec(name) is None]
+    if missing:
+        raise EnvironmentMissing(
+            f"quantization: nf4 needs {', '.join(missing)}, not installed here",
+            'pip install "rnow-distill[qlora]"',
         )

@@ -49,9 +49,10 @@ def quietly() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def load_model(path: str, dtype: torch.dtype, device: torch.device) -> Any:
+def load_model(path: str, dtype: torch.dtype, device: torch.device, quantization: Any = None) -> Any:
     """A transformers causal LM in eval mode on the device, every weight read from the folder.
 
+    `quantization`: transformers' settings; such a model is quantised while it is read, weight by weight.
     Raises RnowError for a path without a model, a broken folder, and weights that the folder lacks
     (transformers would fill those with random numbers and a warning).
     """
@@ -65,6 +66,7 @@ def load_model(path: str, dtype: torch.dtype, device: torch.device) -> Any:
                 attn_implementation=_attention(path),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
+                **({"quantization_config": quantization, "device_map": {"": device}} if quantization else {}),
             )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rnow_core.errors import RunFailed
 from rnow_core.models.adapter import copy_tensors, restore_adapter, write_adapter
+from rnow_core.models.averaged_adapter import AveragedAdapter
 from rnow_core.models.causal_lm import CausalLM
 from rnow_core.models.columns import Slab
 from rnow_core.models.device import DeviceThread, memory_errors
@@ -45,6 +46,8 @@ class HFLearner:
 
     With several `ranks` every rank has the same weights and optimizer, and computes its share of each batch;
     gradients are summed, so that all of them take the same step. The other methods are rank 0's.
+
+    `average` is the moving average of the weights that a teacher wears: part of every step and checkpoint.
     """
 
     def __init__(
@@ -57,8 +60,10 @@ class HFLearner:
         settings: OptimizerSettings,
         micro_batch_tokens: int | None = None,
         ranks: OneRank | None = None,
+        average: AveragedAdapter | None = None,
     ) -> None:
         self._lm = lm
+        self.average = average
         self._ranks = ranks or OneRank()
         self._device = device
         self._objective = objective
@@ -72,6 +77,8 @@ class HFLearner:
     def align(self) -> None:
         """Give the weights of rank 0 to all ranks, each of which calls this once, before anything else."""
         self._device.call(self._ranks.equalise, self._lm.trainable_parameters().values())
+        if self.average is not None:
+            self._device.call(self.average.restart)
 
     def update(self, batch: Batch, step: int) -> UpdateResult:
         """`updates_per_batch` optimizer steps on the batch, each over all of it; `step` counts from 1.
@@ -104,6 +111,8 @@ class HFLearner:
         """Write the adapter (PEFT format; the whole model with rank 0) and the optimizer's state."""
         self._device.call(self._save_weights, folder)
         self._device.call(self._optimizer.save, folder, self._step)
+        if self.average is not None:
+            self._device.call(self.average.save, folder)
 
     def load(self, folder: Path, step: int | None = None) -> None:
         """Restore what `save` wrote: the next update continues as if nothing had happened.
@@ -117,6 +126,8 @@ class HFLearner:
         ):
             self._device.call(self._load_weights, here)
             saved = self._device.call(self._optimizer.load, here)
+            if self.average is not None:
+                self._device.call(self.average.load, here)
         self._step, self._rolled_back = (saved, False) if step is None else (step, True)
 
     def _update(self, batch: Batch, step: int) -> UpdateResult:
@@ -171,6 +182,8 @@ class HFLearner:
             )
         self._optimizer.step(rate)
         self._optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update()
         return norm
 
     def _save_weights(self, folder: Path) -> None:

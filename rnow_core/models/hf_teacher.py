@@ -1,23 +1,29 @@
-"""A teacher held by transformers on this machine: a model of its own, or the student with its adapter off."""
+"""A teacher held by transformers on this machine: a model of its own, or the student wearing something else."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
+from rnow_core.errors import RunFailed
 from rnow_core.models.causal_lm import CausalLM
 from rnow_core.models.device import DeviceThread
 from rnow_core.models.microbatch import token_budget
-from rnow_core.models.scoring import TokenLogprobs, score
+from rnow_core.models.prefix_cache import PrefixScorer
+from rnow_core.models.scoring import TokenLogprobs
 from rnow_core.types import ScoreRequest
+
+Wearing = Callable[[], AbstractContextManager[None]]
+"""Inside the context the model is the teacher: its adapter off, another one on, or averaged weights in place."""
 
 
 class HFTeacher:
     """Scores a whole step at once, since it shares the device with the sampler.
 
-    With `base_of_student` the teacher is the base model below the student's adapter (`teacher.path: self`):
-    the adapter is off while it scores, and no second model is in memory.
+    `wearing` makes the student's model the teacher while it scores, without a second one in memory
+    (`CausalLM.adapter_off` for `teacher.path: self`). `frozen` says that the teacher's weights never change: then the
+    keys and values of a context stay from step to step.
     """
 
     unit: Literal["group", "step"] = "step"
@@ -29,14 +35,14 @@ class HFTeacher:
         *,
         token_logprobs: TokenLogprobs,
         micro_batch_tokens: int | None = None,
-        base_of_student: bool = False,
+        wearing: Wearing = nullcontext,
+        frozen: bool = False,
     ) -> None:
-        self._lm = lm
         self._device = device
-        self._token_logprobs = token_logprobs
-        self._budget = token_budget(micro_batch_tokens, lm.device.type)
-        self._base_of_student = base_of_student
-        with self._weights():
+        self._wearing = wearing
+        budget = token_budget(micro_batch_tokens, lm.device.type)
+        self._scorer = PrefixScorer(lm, token_logprobs, budget, keep=frozen)
+        with wearing():
             pass  # an adapter that cannot be switched off shall be an error now, not at step 1
 
     async def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
@@ -44,11 +50,14 @@ class HFTeacher:
         return await self._device.run(self._score, requests)
 
     async def close(self) -> None:
-        """Nothing to free: the weights go with the object."""
+        """Forget kept keys and values; the weights go with the object."""
+        self._scorer.drop()
 
     def _score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
-        with self._weights():
-            return score(self._lm, requests, self._token_logprobs, self._budget)
-
-    def _weights(self) -> AbstractContextManager[None]:
-        return self._lm.adapter_off() if self._base_of_student else nullcontext()
+        with self._wearing():
+            try:
+                return self._scorer.score(requests)
+            except RunFailed:  # out of memory: once more without what was kept
+                if not self._scorer.drop():
+                    raise
+            return self._scorer.score(requests)

@@ -37,10 +37,22 @@ class TokenLogprobs(Protocol):
 
 def read_off(lm: CausalLM, token_logprobs: TokenLogprobs, slab: Slab, ids_N: Tensor) -> tuple[Tensor, Tensor]:
     """One forward pass: logprob and entropy [N] of the slab's chosen tokens, whose ids are `ids_N`."""
-    hidden_NH = lm.hidden(slab.ids_BL, segments=slab.segments).flatten(0, 1).index_select(0, slab.before_N)
+    hidden_BLH = lm.hidden(slab.ids_BL, segments=slab.segments)
+    return through_head(lm, token_logprobs, hidden_BLH, slab.before_N, ids_N)
+
+
+def through_head(
+    lm: CausalLM, token_logprobs: TokenLogprobs, hidden_BLH: Tensor, before_N: Tensor, ids_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Logprob and entropy [N] of `ids_N`, each predicted by the hidden state at its place `before_N` in B * L."""
     head = lm.head
     return token_logprobs(
-        hidden_NH, head.weight_VH, ids_N, bias_V=head.bias_V, softcap=head.softcap, scale=head.scale
+        hidden_BLH.flatten(0, 1).index_select(0, before_N),
+        head.weight_VH,
+        ids_N,
+        bias_V=head.bias_V,
+        softcap=head.softcap,
+        scale=head.scale,
     )
 
 
@@ -68,7 +80,7 @@ def score(
     with memory_errors("scoring", MEMORY_HINT):
         for slab in slabs(ids_F, lengths_R, chosen, budget, lm.device, packed=lm.packable):
             logp_N[slab.chosen_N] = read_off(lm, token_logprobs, slab, ids_N[slab.chosen_N])[0]
-    _check_finite(logp_N, lm.name)
+    check_finite(logp_N, lm.name)
     parts = torch.split(logp_N.cpu(), (lengths_R - starts_R).tolist())
     return [part.tolist() for part in parts]
 
@@ -80,7 +92,8 @@ def _check_request(number: int, request: ScoreRequest) -> None:
         )
 
 
-def _check_finite(logp_N: Tensor, name: str) -> None:
+def check_finite(logp_N: Tensor, name: str) -> None:
+    """RnowError when some logprobs of the model `name` are no finite numbers."""
     bad = int((~torch.isfinite(logp_N)).sum())
     if bad:
         raise RnowError(

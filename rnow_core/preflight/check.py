@@ -32,6 +32,7 @@ from rnow_core.preflight.plan import (
     memory_finding,
     server_findings,
 )
+from rnow_core.preflight.quantization import check_quantization
 from rnow_core.preflight.report import Findings, Project, Report, presented
 from rnow_core.preflight.rows import (
     CountedPrompt,
@@ -251,6 +252,8 @@ def _check_student_text(
     """The student's tokenizer, template and window in themselves."""
     if student.facts:
         found.extend(check_window(config.rollout.max_context_window, student.facts))
+        if config.model.quantization:
+            found.extend(check_quantization(student.facts, "model.quantization"))
     if student.renderer:
         found.extend(check_end_of_turn(student.renderer))
         found.extend(check_reasoning_mode(student.renderer, options))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rnow_core.config.schema import Config
 from rnow_core.errors import Finding
+from rnow_core.models.extras import QUANTIZATION
 
 TRAINING = ("torch", "transformers", "peft", "safetensors", "numpy")
 MIB = 2**20
@@ -27,7 +28,18 @@ def check_packages(config: Config) -> list[Finding]:
         found.append(_missing(["wandb"], "wandb", "logging.wandb_project needs it", "logging.wandb_project"))
     if config.rollout.engine == "vllm" and not config.rollout.url and find_spec("vllm") is None:
         found.append(_missing(["vllm"], "vllm", "rollout.engine: vllm starts its servers", "rollout.engine"))
+    quantized = quantized_key(config)
+    absent = [name for name in QUANTIZATION if find_spec(name) is None]
+    if quantized and absent:
+        found.append(_missing(absent, "qlora", f"{quantized} needs it", quantized))
     return found
+
+
+def quantized_key(config: Config) -> str | None:
+    """The first key that asks for weights in 4 bits."""
+    if config.model.quantization is not None:
+        return "model.quantization"
+    return "teacher.quantization" if any(teacher.quantization for teacher in config.teacher) else None
 
 
 def _missing(names: list[str], extra: str, why: str, path: str | None = None) -> Finding:

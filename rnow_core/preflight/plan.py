@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rnow_core.build.contexts import scores_here
 from rnow_core.build.gpu_share import Needs
 from rnow_core.build.placement import engine_of, place, server_memory
 from rnow_core.config.schema import Config
 from rnow_core.data.batches import PromptBatches
 from rnow_core.errors import Finding
 from rnow_core.preflight.machine import free_disk, gpu_memory, machine_memory
-from rnow_core.preflight.memory import Sizes, cache_bytes, cache_tokens, memory_plan, trained_parameters
+from rnow_core.preflight.memory import (
+    Sizes,
+    cache_bytes,
+    cache_tokens,
+    frozen_bytes,
+    memory_plan,
+    trained_parameters,
+)
 from rnow_core.preflight.model_facts import ModelFacts
 from rnow_core.types import Prompt
 
@@ -48,6 +56,7 @@ def make_plan(config: Config, known: Known, project_dir: Path) -> dict[str, Any]
     batches = PromptBatches(known.prompts, config.data.batch_size, config.seed)
     steps = batches.total_steps(config.trainer.num_epochs, config.trainer.max_steps)
     rollouts = min(config.data.batch_size, len(known.prompts)) * config.data.group_size
+    parts = _memory(config, known, rollouts, project_dir)
     return {
         "rows": len(known.prompts),
         "held_out_rows": len(known.held_out),
@@ -64,8 +73,8 @@ def make_plan(config: Config, known: Known, project_dir: Path) -> dict[str, Any]
         "student_parameters": known.student.parameters,
         "teacher_parameters": known.teacher.parameters if known.teacher else None,
         "trained_parameters": trained_parameters(known.student, config.model.qlora_rank),
-        **_memory(config, known, rollouts),
-        **disk_plan(config, known.student, steps, project_dir),
+        **parts,
+        **disk_plan(config, known.student, steps, project_dir, parts),
     }
 
 
@@ -74,13 +83,14 @@ def longest_conversation(prompt_tokens: Sequence[int], max_tokens: int, context_
     return min(max(prompt_tokens, default=0) + max_tokens, context_window)
 
 
-def _memory(config: Config, known: Known, rollouts: int) -> dict[str, Any]:
+def _memory(config: Config, known: Known, rollouts: int, project_dir: Path) -> dict[str, Any]:
     """Engine, device, cache and bytes of the process that trains, and where the roles go."""
     longest = longest_conversation(known.prompt_tokens, config.rollout.max_tokens, known.context_window)
     gpus = gpu_memory()
     engine = engine_of(config, bool(gpus))
     served = engine == "vllm"
-    sizes = sizes_of(config, bool(gpus), longest)
+    here = not served or any(scores_here(teacher, project_dir) for teacher in config.teacher)
+    sizes = sizes_of(config, bool(gpus), longest, known.context_tokens if here else 0)
     available = min(gpus) if gpus else machine_memory()
     local_teacher = None if served else known.teacher
     kv_tokens = 0
@@ -103,6 +113,7 @@ def _memory(config: Config, known: Known, rollouts: int) -> dict[str, Any]:
     placement = place(config, engine, len(gpus), needs)
     return {
         "engine": engine,
+        **({"teacher_scores_in": "this process" if here else "a server"} if config.teacher else {}),
         "device": "gpu" if gpus else "cpu",
         "placement": json.loads(json.dumps(asdict(placement))),
         "kv_tokens": kv_tokens,
@@ -112,8 +123,11 @@ def _memory(config: Config, known: Known, rollouts: int) -> dict[str, Any]:
     }
 
 
-def sizes_of(config: Config, on_gpu: bool, longest: int) -> Sizes:
-    """What the config says about memory; `longest`: tokens of the longest sequence that is trained."""
+def sizes_of(config: Config, on_gpu: bool, longest: int, prefix_tokens: int = 0) -> Sizes:
+    """What the config says about memory.
+
+    `longest`: tokens of the longest sequence that is trained; `prefix_tokens`: of a context that is scored here.
+    """
     wanted = config.trainer.gradient_checkpointing
     tokens = config.trainer.micro_batch_tokens or (GPU_TOKENS if on_gpu else CPU_TOKENS)
     return Sizes(
@@ -121,6 +135,10 @@ def sizes_of(config: Config, on_gpu: bool, longest: int) -> Sizes:
         on_gpu=on_gpu,
         micro_batch_tokens=max(tokens, longest),
         checkpointing=on_gpu if wanted == "auto" else wanted,
+        quantized=config.model.quantization is not None,
+        teacher_quantized=any(teacher.quantization is not None for teacher in config.teacher),
+        averaged=any(teacher.ema is not None for teacher in config.teacher),
+        prefix_tokens=prefix_tokens,
     )
 
 
@@ -128,17 +146,28 @@ BEST_AT_ONCE = 2
 """The best checkpoint so far, and for a moment the one before it."""
 
 
-def disk_plan(config: Config, student: ModelFacts, steps: int, project_dir: Path) -> dict[str, Any]:
-    """Checkpoints of the run, their bytes, and what is free for them."""
+def disk_plan(
+    config: Config, student: ModelFacts, steps: int, project_dir: Path, parts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Checkpoints of the run, their bytes, what is free for them, and the base that a server needs under nf4.
+
+    `parts`: the plan's engine and device.
+    """
     every = config.trainer.save_step
     between = (steps - 1) // every if every > 0 else 0
     evaluated = config.trainer.eval_step
     only_best = evaluated is not None and (every < 1 or evaluated % every > 0)
     checkpoints = 2 + between + (BEST_AT_ONCE if only_best else 0)
     one = SAVED_BYTES * trained_parameters(student, config.model.qlora_rank)
+    written = config.model.quantization is not None and parts["engine"] == "vllm"
+    base = frozen_bytes(student, 2 if parts["device"] == "gpu" else 4, False) if written else 0
     return {
         "checkpoints": checkpoints,
-        "disk": {"checkpoint": one, "total": checkpoints * one},
+        "disk": {
+            "checkpoint": one,
+            **({"served_base": base} if base else {}),
+            "total": checkpoints * one + base,
+        },
         "disk_available": free_disk(project_dir / "runs"),
     }
 
@@ -181,7 +210,7 @@ LONG_CONTEXT = 256
 def context_finding(plan: dict[str, Any]) -> list[Finding]:
     """RN266 (information): a server computes a teacher's long context again for every rollout."""
     tokens = plan.get("teacher_context_tokens", 0)
-    if plan["engine"] != "vllm" or tokens < LONG_CONTEXT:
+    if plan.get("teacher_scores_in") != "a server" or tokens < LONG_CONTEXT:
         return []
     message = (
         f"a server computes the teacher's context of up to {tokens} tokens anew for each rollout, up to "
@@ -196,8 +225,10 @@ def disk_finding(plan: dict[str, Any], project_dir: Path) -> list[Finding]:
     need, have = plan["disk"]["total"], plan["disk_available"]
     if need <= have:
         return []
+    base = plan["disk"].get("served_base")
+    also = f" and the dequantised student ({base / GIB:.2f} GiB)" if base else ""
     message = (
-        f"{plan['checkpoints']} checkpoints of {plan['disk']['checkpoint'] / GIB:.2f} GiB each need "
+        f"{plan['checkpoints']} checkpoints of {plan['disk']['checkpoint'] / GIB:.2f} GiB each{also} need "
         f"{need / GIB:.2f} GiB, and {have / GIB:.2f} GiB are free under {project_dir / 'runs'}"
     )
     hint = "free space, or raise trainer.save_step (-1 saves at the end only)"

@@ -8,14 +8,18 @@ from typing import Any
 
 from rnow_core.build.contexts import name_of
 from rnow_core.build.engine import SELF
+from rnow_core.build.placement import engine_of
 from rnow_core.config.schema import Config
 from rnow_core.data.renderer import Renderer, template_options
 from rnow_core.errors import Finding
 from rnow_core.preflight.base_models import check_marks, check_student_end
+from rnow_core.preflight.machine import gpu_memory
 from rnow_core.preflight.model_facts import ModelFacts
 from rnow_core.preflight.models import ModelFiles, read_model
 from rnow_core.preflight.probe import reply_start
+from rnow_core.preflight.quantization import check_teacher_quantization
 from rnow_core.preflight.report import Findings
+from rnow_core.preflight.teacher_weights import check_weights
 
 
 def check_teachers(
@@ -26,12 +30,18 @@ def check_teachers(
     `longest`: tokens of the longest conversation that they may have to score, None where that is not known.
     """
     facts: dict[str, ModelFacts] = {}
+    engine = engine_of(config, bool(gpu_memory()))
     for index, teacher in enumerate(config.teacher):
-        key = "teacher.path" if len(config.teacher) == 1 else f"teacher[{index}].path"
+        section = "teacher" if len(config.teacher) == 1 else f"teacher[{index}]"
+        key = f"{section}.path"
+        found.extend(check_weights(teacher, project_dir, engine, section))
+        if teacher.url and teacher.path != SELF and student.renderer:
+            found.extend(check_student_end(student.renderer, student.ends, (), "model.path"))
         if teacher.path == SELF or teacher.url:
             continue
         files = read_model(teacher.path, project_dir, key, found, need_template=False)
         found.extend(compare(student, files, template_options(config.rollout.reasoning_mode), key))
+        found.extend(check_teacher_quantization(teacher, files.facts, engine, section))
         if files.facts:
             facts[name_of(teacher)] = files.facts
             found.extend(check_teacher_window(files.facts, longest, key) if longest else [])

@@ -45,6 +45,7 @@ def make_training_plan(config: Config, known: Measured, project_dir: Path) -> di
     """
     batches = PromptBatches(known.rows, config.data.batch_size, config.seed)
     steps = batches.total_steps(config.trainer.num_epochs, config.trainer.max_steps)
+    parts = _parts(config, known)
     sampled = {"replies_per_evaluation": len(known.asked) * config.eval.group_size} if known.asked else {}
     return {
         "rows": len(known.rows),
@@ -61,8 +62,8 @@ def make_training_plan(config: Config, known: Measured, project_dir: Path) -> di
         "teacher_parameters": None,
         "trained_parameters": trained_parameters(known.student, config.model.qlora_rank),
         **sampled,
-        **_parts(config, known),
-        **disk_plan(config, known.student, steps, project_dir),
+        **parts,
+        **disk_plan(config, known.student, steps, project_dir, parts),
     }
 
 

@@ -11,11 +11,9 @@ def missing(project, *overrides):
 @pytest.mark.parametrize(
     ("overrides", "path"),
     [
-        (["model.quantization=nf4"], "model.quantization"),
         (["teacher=[{path: ./a, name: a}, {path: ./b, name: b}]"], "teacher"),
         (["teacher.url=http://localhost:8000", "rollout.engine=hf"], "teacher.url"),
         (["teacher.template=own"], "teacher.template"),
-        (["teacher.path=self", "teacher.ema=0.9"], "teacher.ema"),
         (["algorithm.signal=topk"], "algorithm.signal"),
         (["logging.trackio=true"], "logging.trackio"),
         (["resources.trainer_tensor_parallel=2"], "resources.trainer_tensor_parallel"),
@@ -35,6 +33,8 @@ def test_a_feature_without_engine_part_loads_and_is_refused_by_name(project, ove
         [],
         ["dataset_type=rl", "teacher=null"],
         ["teacher.path=self"],
+        ["teacher.path=self", "teacher.ema=0.9"],
+        ["teacher.adapter=./adapter"],
         ["teacher.path=self", "teacher.context=Think.", "teacher.context_role=system"],
         ["teacher.context_file=context.txt", "algorithm.adv_tau=0", "algorithm.skip_verification=true"],
         ["dataset_type=sft", "teacher=null", "trainer.train_on=last_assistant"],
@@ -43,6 +43,7 @@ def test_a_feature_without_engine_part_loads_and_is_refused_by_name(project, ove
         ["resources.trainer_gpus=[0, 1]", "trainer.async_level=1"],
         ["teacher.url=http://localhost:8000", "rollout.url=http://localhost:8001"],
         ["model.qlora_rank=0"],
+        ["model.quantization=nf4", "teacher.quantization=nf4"],
         ["rollout.max_turns=4", "rollout.deadline=60", "rollout.termination_policy=max_turns"],
         ["sandbox.network=none", "rollout.tool_timeout=5", "rollout.max_tool_response=100"],
         ["rollout.engine=hf", "rollout.max_turns=1", "rollout.reasoning_mode=disabled"],

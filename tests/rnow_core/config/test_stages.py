@@ -86,16 +86,19 @@ def test_a_student_that_goes_on_is_not_its_own_teacher(project):
 
 @pytest.mark.parametrize(
     ("overlay", "line"),
-    [("model: {qlora_rank: 16}", 7), ("model: {target_modules: [q_proj]}", 7), ("model: {qlora_rank: 0}", 7)],
+    [
+        ("model: {qlora_rank: 16}", 7),
+        ("model: {target_modules: [q_proj]}", 7),
+        ("model: {qlora_rank: 0}", 7),
+        ("model: {quantization: nf4}", 7),
+    ],
 )
 def test_a_stage_cannot_go_on_from_another_kind_of_adapter(project, overlay, line):
     text = COLD_START.replace("rollout: {max_tokens: 64}", overlay)
     finding = project.write(text).problem()
     assert (finding.code, finding.line) == ("RN126", line)
     assert finding.path.startswith("stages[1].model.")
-    project.write(
-        text.replace("model: {q", "model: {adapter: null, q").replace("model: {t", "model: {adapter: null, t")
-    )
+    project.write(text.replace("- model: {", "- model: {adapter: null, "))
     assert project.load().findings == ()
 
 

@@ -160,7 +160,7 @@ def test_one_step_with_a_second_model_as_teacher(
 
 def test_self_as_teacher_has_no_kl_at_the_start(folders: list[str], device: DeviceThread) -> None:
     lm = student(folders[0])
-    teacher = HFTeacher(lm, device, token_logprobs=token_logprobs, base_of_student=True)
+    teacher = HFTeacher(lm, device, token_logprobs=token_logprobs, wearing=lm.adapter_off)
     batch, _, update = one_step(lm, teacher, device)
     teacher_logp = [value for value, kept in zip(batch.teacher, batch.mask, strict=True) if kept]
     gaps = [a - b for a, b in zip(update(), teacher_logp, strict=True)]

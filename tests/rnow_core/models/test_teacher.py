@@ -85,7 +85,7 @@ def test_self_teacher_equals_a_fresh_student_and_stays_the_base(
     model_folder: Callable[..., str], device: DeviceThread
 ) -> None:
     lm = load_student(model_folder(), rank=4, alpha=8, device=CPU)
-    teacher = HFTeacher(lm, device, token_logprobs=token_logprobs, base_of_student=True)
+    teacher = HFTeacher(lm, device, token_logprobs=token_logprobs, wearing=lm.adapter_off)
     fresh = score(lm, requests(), token_logprobs, 500)
     assert asyncio.run(teacher.score(requests())) == [pytest.approx(row, abs=1e-6) for row in fresh]
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_self_teacher_without_an_adapter_fails_at_once(
 ) -> None:
     lm = load_student(model_folder(), rank=0, alpha=8, device=CPU)
     with pytest.raises(RnowError, match=r"teacher\.path: self"):
-        HFTeacher(lm, device, token_logprobs=token_logprobs, base_of_student=True)
+        HFTeacher(lm, device, token_logprobs=token_logprobs, wearing=lm.adapter_off)
 
 
 def test_broken_weights_are_named_instead_of_scored(model_folder: Callable[..., str]) -> None:

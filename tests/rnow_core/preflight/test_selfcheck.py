@@ -204,7 +204,7 @@ def test_broken_weights_of_a_teacher_stop_with_a_reason(pristine):
     try:
         teacher = built.training.teachers["teacher"]
         with torch.no_grad():
-            next(iter(teacher._lm.model.parameters())).fill_(math.nan)
+            next(iter(teacher._scorer.lm.model.parameters())).fill_(math.nan)
         with pytest.raises(RnowError, match="not finite"):
             run_check((project, built))
     finally:
