@@ -12,6 +12,7 @@ from rnow_core.build.contexts import name_of, scores_here
 from rnow_core.build.engine import Progress, Role
 from rnow_core.build.fixed import Fixed
 from rnow_core.build.local import scorer
+from rnow_core.build.served_base import served_base
 from rnow_core.build.servers import BASE, ServerMaker, ServerRole, Started
 from rnow_core.build.teachers import local_teacher
 from rnow_core.config.schema import Config
@@ -54,7 +55,8 @@ class ServedEngine:
         dtype = "bfloat16" if student.half_precision else "float32"
         logs = run_dir / "logs"
         maker = ServerMaker(config, fixed, project_dir, logs, context_window, scored_window, dtype)
-        self._student = maker.student(student.adapter_modules)
+        base = device.call(served_base, student, project_dir) if config.model.quantization else None
+        self._student = maker.student(student.adapter_modules, base)
         self._teacher = maker.teacher(self._student)
         client = self._student.client
         self._sampler = VLLMSampler(

@@ -120,9 +120,9 @@ class ServerMaker:
     scored_window: int
     dtype: str
 
-    def student(self, adapter_modules: tuple[str, ...]) -> ServerRole:
-        """The student's server: adapters on, prefix cache on."""
-        model = model_path(self.config.model.path, self.project_dir)
+    def student(self, adapter_modules: tuple[str, ...], base: Path | None = None) -> ServerRole:
+        """The student's server: adapters on, prefix cache on. `base`: serves this folder instead of `model.path`."""
+        model = str(base or model_path(self.config.model.path, self.project_dir))
         own_teacher = any(t.path == SELF and not worn_by_student(t) for t in self.config.teacher)
         window = self.scored_window if own_teacher else self.context_window
         if self.config.rollout.url:
