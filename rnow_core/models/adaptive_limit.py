@@ -131,7 +131,7 @@ class AdaptiveLimit:
 
     def _find_wall(self) -> None:
         """Halve the limit, and remember how far up it was safe."""
-        full = self.in_flight + 1 >= self.limit
+        full = self.in_flight + 1 >= self.limit and not self._pace.aimless
         self._near = self.limit * NEAR if full else float(max(self._near, self.limit))
         self.limit = max(1, self.limit // 2)
         self._patience = min(MOST_PATIENCE, 2 * self._patience) if self._throttled and full else 1
@@ -142,7 +142,7 @@ class AdaptiveLimit:
         if self._closed:
             raise Closed
         try:
-            async with asyncio.timeout(seconds if seconds > 0 else None):
+            async with asyncio.timeout(max(seconds, 1e-6) if seconds > 0 else None):
                 await self._free.wait()
         except TimeoutError:
             return

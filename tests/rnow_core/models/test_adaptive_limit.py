@@ -155,6 +155,33 @@ def test_most_of_what_a_rate_limit_allows_is_used_whatever_its_burst(rate, burst
     assert len(bucket.refused) < 0.03 * prompts + 64
 
 
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
+def test_refusals_that_no_pace_avoids_do_not_slow_it_down(share):
+    async def main(clock):
+        gate, draw, answered = AdaptiveLimit(16, clock=clock), random.Random(1), []
+        todo = iter(range(3000))
+
+        async def work():
+            for _ in todo:
+                while True:
+                    async with gate.slot():
+                        refused = draw.random() < share
+                        await asyncio.sleep(0.05 if refused else 0.3)
+                    if not refused:
+                        break
+                    gate.slow_down(None)
+                    await gate.rest(0.2)
+                gate.succeeded()
+                answered.append(clock())
+
+        await asyncio.gather(*(work() for _ in range(32)))
+        return answered
+
+    answered = run_virtual(main)
+    rate = len(answered) / answered[-1]
+    assert rate >= 0.5 * (1 - share) * 16 / 0.3
+
+
 def test_the_pace_follows_a_limit_that_is_raised_or_lowered():
     async def main(clock):
         bucket = Bucket(clock, 10.0, 5)
