@@ -61,7 +61,7 @@ format: install ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 bench: install  ## run the benchmarks, one JSON line each
-	@for name in head sampler phases agent_overlap; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	@for name in head divergence sampler phases agent_overlap; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 # podman needs iptables for its networks; the base image of the tests is made from busybox-static, offline.
 SYSTEM_PACKAGES := podman runc netavark aardvark-dns iptables busybox-static bubblewrap

@@ -24,7 +24,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rnow_core.algo.head import CHUNK_BYTES, token_logprobs
+from rnow_core.algo.head import token_logprobs
+from rnow_core.algo.projection import CHUNK_BYTES
 
 TOKENS, HIDDEN = 256, 256
 VOCABULARIES = (2048, 32768)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Message = dict[str, Any]
 """One chat message as JSON: role, content, and for tools tool_calls / tool_call_id."""
@@ -95,6 +95,36 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SignalWish:
+    """What the learner needs of a teacher beside the logprobs of sampled ids: the `top` most likely ids of every
+    position among the student's `rows`, with their logprobs; or, where `top` is None, its hidden states.
+    """
+
+    top: int | None
+    rows: int
+
+
+class TeacherSignal(Protocol):
+    """What a teacher says of tokens beyond one logprob each; only models/ looks inside."""
+
+    def __len__(self) -> int:
+        """Tokens."""
+        ...
+
+    def take(self, rows: Sequence[int]) -> TeacherSignal:
+        """These tokens only."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SignalScore:
+    """A teacher's answer to one request where more is wished for: log p of ids[start:], and a signal of as many."""
+
+    logprobs: Sequence[float]
+    signal: TeacherSignal
+
+
+@dataclass(frozen=True, slots=True)
 class Trajectory:
     """One growing list of ids. `mask` is True on sampled tokens; `mu` is the sampler's logprob there, 0 elsewhere."""
 
@@ -151,6 +181,8 @@ class ScoredRollout:
     rewards: Mapping[str, float] = field(default_factory=dict)
     reward: float | None = None
     task_advantage: float = 0.0
+    signal: TeacherSignal | None = None
+    """Of the sampled tokens that the teacher scored, in order; None where the run uses sampled logprobs alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +192,8 @@ class Batch:
     Padding and packing are the learner's business. The columns are aligned with `ids`; where `mask` is False the
     others are never read. `teacher` is empty when the run has no teacher, and NaN where it gave a token no value:
     such a token is trained by its reward alone.
+
+    `signals` is empty, or has one entry a row: of its tokens that are trained and scored, in order.
     """
 
     ids: Sequence[int]
@@ -168,6 +202,7 @@ class Batch:
     mu: Sequence[float]
     teacher: Sequence[float]
     task: Sequence[float]
+    signals: Sequence[TeacherSignal] = ()
 
     @property
     def trained_tokens(self) -> int:
@@ -178,7 +213,7 @@ class Batch:
 @dataclass(frozen=True, slots=True)
 class UpdateResult:
     """What one update did. `columns` holds one value a *trained* token (N, in batch order) for each name:
-    `old`, `advantage`, `clipped`, `entropy`.
+    `old`, `advantage`, `clipped`, `entropy`, and where the batch has signals `divergence` (NaN: nothing was scored).
     """
 
     loss: float

@@ -19,15 +19,13 @@ states is bf16 anyway.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = 128 * 2**20
-"""Default bound on one chunk x V buffer. Two such buffers exist at a time."""
+from rnow_core.algo.projection import CHUNK_BYTES, Projection, unbend
 
 
 def token_logprobs(
@@ -49,10 +47,10 @@ def token_logprobs(
 
     Raises ValueError when shapes do not fit or an id is outside the head's rows.
     """
-    _check(hidden_NH, weight_VH, ids_N, bias_V)
-    head = _Head(weight_VH, bias_V, softcap, scale, chunk_bytes)
+    check_shapes(hidden_NH, weight_VH, ids_N, bias_V)
+    head = Projection(weight_VH, bias_V, softcap, scale, chunk_bytes)
     with torch.autocast(hidden_NH.device.type, enabled=False):
-        if _needs_grad(hidden_NH, weight_VH, bias_V):
+        if needs_grad(hidden_NH, weight_VH, bias_V):
             logp_N, entropy_N = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
                 hidden_NH, weight_VH, bias_V, ids_N, head
             )
@@ -60,68 +58,29 @@ def token_logprobs(
         return _forward(hidden_NH, ids_N, head, None)
 
 
-class _Head:
-    """The projection from hidden states to logits, and how it is cut into chunks."""
+def mean_logit(logits_CV: Tensor, p_CV: Tensor, *, keep: bool) -> Tensor:
+    """Sum of p * z over the vocabulary, without a third buffer; only with `keep` the logits stay as they are."""
+    if not keep:
+        return logits_CV.mul_(p_CV).sum(1)
+    return torch.bmm(p_CV[:, None, :], logits_CV[:, :, None])[:, 0, 0]
 
-    def __init__(
-        self, weight_VH: Tensor, bias_V: Tensor | None, softcap: float | None, scale: float, chunk_bytes: int
-    ) -> None:
-        self.weight_VH = weight_VH.detach()
-        self.bias_V = None if bias_V is None else bias_V.detach()
-        self.softcap = softcap
-        self.scale = scale
-        self.dtype = torch.promote_types(weight_VH.dtype, torch.float32)
-        self.chunk = max(1, chunk_bytes // (weight_VH.shape[0] * self.dtype.itemsize))
 
-    def chunks(self, n: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Cut n tokens into chunks that share two C x V buffers: fresh ones would cost page faults."""
-        shape = (2, min(self.chunk, n), self.weight_VH.shape[0])
-        buffers_2CV = torch.empty(shape, dtype=self.dtype, device=self.weight_VH.device)
-        for start in range(0, n, self.chunk):
-            part = slice(start, min(start + self.chunk, n))
-            logits_CV, p_CV = buffers_2CV[:, : part.stop - start]
-            yield part, logits_CV, p_CV
+def _surprise_gradient(head: Projection, logits_CV: Tensor, p_CV: Tensor, ids_C: Tensor) -> Tensor:
+    """d(-logp) / d(scaled logits before the cap), C x V. Overwrites both buffers.
 
-    def project(self, hidden_CH: Tensor, logits_CV: Tensor, p_CV: Tensor) -> None:
-        """Fill the two buffers with the final logits of a chunk and their softmax."""
-        hidden_CH, weight_HV = hidden_CH.to(self.weight_VH.dtype), self.weight_VH.t()
-        if hidden_CH.dtype == self.dtype:
-            torch.mm(hidden_CH, weight_HV, out=logits_CV)
-        elif hidden_CH.is_cuda:
-            torch.mm(hidden_CH, weight_HV, out_dtype=self.dtype, out=logits_CV)
-        else:
-            logits_CV.copy_(torch.mm(hidden_CH, weight_HV))
-        if self.bias_V is not None:
-            logits_CV += self.bias_V
-        if self.softcap is not None:
-            logits_CV.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap)
-        elif self.scale != 1.0:
-            logits_CV *= self.scale
-        torch.softmax(logits_CV, dim=1, out=p_CV)
-
-    def mean_logit(self, logits_CV: Tensor, p_CV: Tensor) -> Tensor:
-        """Sum of p * z over the vocabulary, without a third buffer. Only a softcap reads the logits again."""
-        if self.softcap is None:
-            return logits_CV.mul_(p_CV).sum(1)
-        return torch.bmm(p_CV[:, None, :], logits_CV[:, :, None])[:, 0, 0]
-
-    def surprise_gradient(self, logits_CV: Tensor, p_CV: Tensor, ids_C: Tensor) -> Tensor:
-        """d(-logp) / d(scaled logits before the cap), C x V. Overwrites both buffers.
-
-        The id's own entry becomes p - 1 before anything is rounded: for a confident token that rest is all
-        there is.
-        """
-        p_CV.scatter_add_(1, ids_C[:, None], p_CV.new_full((len(ids_C), 1), -1.0))
-        if self.softcap is not None:
-            tanh_squared_CV = logits_CV.div_(self.softcap).square_()
-            p_CV.addcmul_(p_CV, tanh_squared_CV, value=-1.0)
-        return p_CV
+    The id's own entry becomes p - 1 before anything is rounded: for a confident token that rest is all
+    there is.
+    """
+    p_CV.scatter_add_(1, ids_C[:, None], p_CV.new_full((len(ids_C), 1), -1.0))
+    if head.softcap is not None:
+        unbend(p_CV, head.tanh_squared(logits_CV))
+    return p_CV
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, ids_N: Tensor, head: _Head
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, ids_N: Tensor, head: Projection
     ) -> tuple[Tensor, Tensor]:
         rows_NH = torch.empty_like(hidden_NH, dtype=weight_VH.dtype) if ctx.needs_input_grad[0] else None
         logp_N, entropy_N = _forward(hidden_NH, ids_N, head, rows_NH)
@@ -152,31 +111,37 @@ class _TokenLogprobs(torch.autograd.Function):
         return grad_hidden_NH, grad_weight_VH, grad_bias_V, None, None
 
 
-def _forward(hidden_NH: Tensor, ids_N: Tensor, head: _Head, rows_NH: Tensor | None) -> tuple[Tensor, Tensor]:
+def _forward(
+    hidden_NH: Tensor, ids_N: Tensor, head: Projection, rows_NH: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Logprobs and entropies; fills `rows_NH` with d(-logp) / d h, up to the head's scale, when it is given."""
     logp_N = torch.empty(len(ids_N), dtype=head.dtype, device=hidden_NH.device)
     entropy_N = torch.empty_like(logp_N)
-    for part, logits_CV, p_CV in head.chunks(len(ids_N)):
-        head.project(hidden_NH[part], logits_CV, p_CV)
+    for part, (logits_CV, p_CV) in head.chunks(len(ids_N)):
+        head.project(hidden_NH[part], logits_CV)
+        torch.softmax(logits_CV, dim=1, out=p_CV)
         top_C, log_top_C = logits_CV.amax(1), p_CV.amax(1).log()
         logp_N[part] = logits_CV.gather(1, ids_N[part, None])[:, 0] - top_C + log_top_C
-        entropy_N[part] = (top_C - head.mean_logit(logits_CV, p_CV) - log_top_C).clamp_(min=0.0)
+        entropy_N[part] = (
+            top_C - mean_logit(logits_CV, p_CV, keep=head.softcap is not None) - log_top_C
+        ).clamp_(min=0.0)
         if rows_NH is not None:
-            grad_CV = head.surprise_gradient(logits_CV, p_CV, ids_N[part])
+            grad_CV = _surprise_gradient(head, logits_CV, p_CV, ids_N[part])
             torch.mm(grad_CV.to(rows_NH.dtype), head.weight_VH, out=rows_NH[part])
     return logp_N, entropy_N
 
 
 def _head_gradient(
-    hidden_NH: Tensor, ids_N: Tensor, grad_N: Tensor, head: _Head, *, weight: bool, bias: bool
+    hidden_NH: Tensor, ids_N: Tensor, grad_N: Tensor, head: Projection, *, weight: bool, bias: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of the head's weight and bias, summed over chunks in float32 or wider."""
     shape = head.weight_VH.shape
     grad_weight_VH = torch.zeros(shape, dtype=head.dtype, device=hidden_NH.device)
     grad_bias_V = torch.zeros(shape[0], dtype=head.dtype, device=hidden_NH.device)
-    for part, logits_CV, p_CV in head.chunks(len(ids_N)):
-        head.project(hidden_NH[part], logits_CV, p_CV)
-        grad_CV = head.surprise_gradient(logits_CV, p_CV, ids_N[part])
+    for part, (logits_CV, p_CV) in head.chunks(len(ids_N)):
+        head.project(hidden_NH[part], logits_CV)
+        torch.softmax(logits_CV, dim=1, out=p_CV)
+        grad_CV = _surprise_gradient(head, logits_CV, p_CV, ids_N[part])
         grad_CV.mul_((-head.scale * grad_N[part])[:, None])
         if weight:
             grad_weight_VH.addmm_(grad_CV.t(), hidden_NH[part].to(head.dtype))
@@ -186,11 +151,13 @@ def _head_gradient(
     return grad_weight_VH.to(dtype) if weight else None, grad_bias_V.to(dtype) if bias else None
 
 
-def _needs_grad(*tensors: Tensor | None) -> bool:
+def needs_grad(*tensors: Tensor | None) -> bool:
+    """Whether autograd records what is computed of any of them."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def _check(hidden_NH: Tensor, weight_VH: Tensor, ids_N: Tensor, bias_V: Tensor | None) -> None:
+def check_shapes(hidden_NH: Tensor, weight_VH: Tensor, ids_N: Tensor, bias_V: Tensor | None) -> None:
+    """ValueError when the shapes do not fit together, or an id is outside the head's rows."""
     rows, width = weight_VH.shape
     if hidden_NH.shape != (len(ids_N), width):
         expected = (len(ids_N), width)

@@ -12,6 +12,7 @@ from rnow_core.build.engine import Engine
 from rnow_core.build.fixed import Fixed
 from rnow_core.build.local import LocalEngine
 from rnow_core.build.phases import STUDENT_SAMPLES, TEACHER_SAMPLES, Clock, make_phases
+from rnow_core.build.signals import give_head, wish_of
 from rnow_core.build.tools import RunTools
 from rnow_core.build.trainer import Trainer, build_trainer
 from rnow_core.config.schema import Config
@@ -82,6 +83,7 @@ def build(
     except BaseException:
         asyncio.run(trainer.ranks.close())
         raise
+    give_head(trainer.learner, engine.teacher_head)
     training = RolloutParts(
         renderer=renderer,
         sampler=engine.sampler,
@@ -97,12 +99,12 @@ def build(
         },
         agent=tools.agent,
         toolbox=tools.toolbox,
+        signal=wish_of(config, renderer, student),
         deadline=config.rollout.deadline,
         max_staleness=fixed.placement.async_level,
         phase=make_phases(clock, engine.take_turn, STUDENT_SAMPLES),
     )
-    eval_tokens = config.eval.max_tokens or config.rollout.max_tokens
-    evaluation = replace(training, rewards=rewards, params=replace(training.params, max_tokens=eval_tokens))
+    evaluation = _for_evaluation(config, training, rewards)
     return Built(
         trainer=trainer,
         engine=engine,
@@ -122,6 +124,12 @@ def _sampling(config: Config, renderer: Renderer) -> SamplingParams:
         temperature=config.rollout.temperature,
         top_p=config.rollout.top_p,
     )
+
+
+def _for_evaluation(config: Config, training: RolloutParts, rewards: RewardScorer | None) -> RolloutParts:
+    """The parts of training with rewards always, replies of their own length, and teachers that give logprobs only."""
+    params = replace(training.params, max_tokens=config.eval.max_tokens or config.rollout.max_tokens)
+    return replace(training, rewards=rewards, params=params, signal=None)
 
 
 def _baseline(config: Config, evaluation: RolloutParts, engine: Engine, clock: Clock) -> RolloutParts | None:

@@ -11,6 +11,8 @@ from rnow_core.algo.head import token_logprobs
 from rnow_core.algo.objective import PolicyObjective
 from rnow_core.algo.supervised import CrossEntropy
 from rnow_core.build.fixed import Fixed, model_path, samples_plainly
+from rnow_core.build.signals import give_head, needs_head, term_of, with_divergence
+from rnow_core.build.teachers import local_teacher
 from rnow_core.config.schema import Config, resolved
 from rnow_core.models.averaged_adapter import AveragedAdapter
 from rnow_core.models.causal_lm import CausalLM, load_student
@@ -60,6 +62,10 @@ def make_follower(ranks: Ranks, setup: Mapping[str, Any]) -> HFLearner:
         device.call(use_device, device_named(fixed.device))
         student = device.call(load_student_of, config, fixed, Path(setup["project_dir"]))
         learner = _learner(config, fixed, student, device, setup["total_steps"], ranks)
+        if needs_head(config):
+            project_dir = Path(setup["project_dir"])
+            teacher = device.call(local_teacher, config, fixed, project_dir, student, learner.average)
+            give_head(learner, None if teacher is None else teacher.lm.head)
     learner.align()
     return learner
 
@@ -112,6 +118,7 @@ def _learner(
         micro_batch_tokens=fixed.micro_batch_tokens,
         ranks=ranks,
         average=_average(config, student),
+        term=term_of(config),
     )
 
 
@@ -129,8 +136,8 @@ def _objective(config: Config) -> Objective:
     return PolicyObjective(
         loss_fn=algorithm.loss_fn,
         adv_tau=weights.adv_tau,
-        teacher_tau=weights.teacher_tau,
-        student_tau=weights.student_tau,
+        teacher_tau=0.0 if with_divergence(config) else weights.teacher_tau,
+        student_tau=0.0 if with_divergence(config) else weights.student_tau,
         clip_min=algorithm.clip_min,
         clip_max=algorithm.clip_max,
         kl_discount=algorithm.kl_discount,

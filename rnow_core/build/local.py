@@ -37,6 +37,7 @@ class LocalEngine:
     ) -> None:
         self.context_window = context_window
         teacher = device.call(local_teacher, config, fixed, project_dir, student, average)
+        self.teacher_head = None if teacher is None else teacher.lm.head
         self.adapters: Path | None = None
         self.sampler: Sampler = HFSampler(
             student,

@@ -14,12 +14,15 @@ from rnow_core.build.fixed import Fixed
 from rnow_core.build.local import scorer
 from rnow_core.build.served_base import served_base
 from rnow_core.build.servers import BASE, ServerMaker, ServerRole, Started
+from rnow_core.build.signals import served_top
 from rnow_core.build.teachers import local_teacher
 from rnow_core.config.schema import Config
 from rnow_core.models.averaged_adapter import AveragedAdapter
 from rnow_core.models.causal_lm import CausalLM
 from rnow_core.models.device import DeviceThread, free_cache
+from rnow_core.models.output_head import OutputHead
 from rnow_core.models.seams import Learner, Sampler, Teacher
+from rnow_core.models.vllm_command import served_max_logprobs
 from rnow_core.models.vllm_sampler import VLLMSampler
 from rnow_core.models.vllm_teacher import VLLMTeacher
 from rnow_core.models.vllm_weights import ServedWeights
@@ -73,7 +76,8 @@ class ServedEngine:
         self.student_here: Teacher | None = scorer(
             student, device, fixed, nullcontext if full else student.adapter_off
         )
-        self._teacher_scorer = self._scorer(self._teacher) if self._teacher else None
+        self.teacher_head: OutputHead | None = None
+        self._teacher_scorer = self._scorer(self._teacher, served_top(config)) if self._teacher else None
         self._baseline: VLLMSampler | None = None
         if self._teacher is not None and config.teacher[0].eval_baseline:
             self._baseline = VLLMSampler(self._teacher.client, context_window=scored_window, base=BASE)
@@ -85,6 +89,7 @@ class ServedEngine:
         here = self._scores_here and device.call(local_teacher, config, fixed, project_dir, student, average)
         if here:
             self.teachers = {name_of(config.teacher[0]): here.scorer(device, fixed)}
+            self.teacher_head = here.lm.head
 
     async def start(self, learner: Learner, progress: Progress) -> None:
         """Start the servers, prove them, and load the learner's weights.
@@ -143,7 +148,13 @@ class ServedEngine:
             if self._baseline is not None:
                 self._baseline.ask_for(started.model)
 
-    def _scorer(self, role: ServerRole) -> VLLMTeacher:
+    def _scorer(self, role: ServerRole, top: int = 0) -> VLLMTeacher:
         alone = role is not self._student and not self._in_turns
         unit: Literal["group", "step"] = "group" if alone else "step"
-        return VLLMTeacher(role.client, context_window=role.window, model=BASE, unit=unit)
+        return VLLMTeacher(
+            role.client,
+            context_window=role.window,
+            model=BASE,
+            unit=unit,
+            max_logprobs=served_max_logprobs(top) if role.server else None,
+        )

@@ -11,9 +11,10 @@ from rnow_core.build.contexts import worn_by_student
 from rnow_core.build.engine import SELF, Progress
 from rnow_core.build.fixed import Fixed, model_path
 from rnow_core.build.placement import Parallel
+from rnow_core.build.signals import served_top
 from rnow_core.config.schema import Config
 from rnow_core.models.vllm_binary import probe_binary
-from rnow_core.models.vllm_command import ServerSpec, has_binary_scores
+from rnow_core.models.vllm_command import ServerSpec, has_binary_scores, served_max_logprobs
 from rnow_core.models.vllm_http import Endpoint, VLLMClient
 from rnow_core.models.vllm_probe import (
     probe,
@@ -137,6 +138,7 @@ class ServerMaker:
                 enable_lora=not self._full,
                 lora_rank=self.config.model.qlora_rank,
                 lora_modules=adapter_modules,
+                max_logprobs=served_max_logprobs(served_top(self.config) if own_teacher else 0),
                 max_num_batched_tokens=SCORING_TOKENS if own_teacher and self._on_gpu else None,
                 gpu_memory_utilization=placement.shares.student,
                 **self._common(placement.inference, window),
@@ -161,6 +163,7 @@ class ServerMaker:
                 log_file=self.logs / "teacher-server.log",
                 name=BASE,
                 prefix_caching=False,
+                max_logprobs=served_max_logprobs(served_top(self.config)),
                 score_given=self._on_gpu and has_binary_scores(),
                 max_num_batched_tokens=max(SCORING_TOKENS, self.scored_window) if self._on_gpu else None,
                 gpu_memory_utilization=placement.shares.teacher,

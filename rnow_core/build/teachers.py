@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnow_core.algo.head import token_logprobs
+from rnow_core.algo.top import top_logprobs
 from rnow_core.build.engine import SELF
 from rnow_core.build.fixed import Fixed, model_path
 from rnow_core.config.inputs import TeacherConfig
@@ -33,6 +34,7 @@ class LocalTeacher:
             self.lm,
             device,
             token_logprobs=token_logprobs,
+            top_logprobs=top_logprobs,
             micro_batch_tokens=fixed.micro_batch_tokens,
             wearing=self.wearing,
             frozen=self.frozen,

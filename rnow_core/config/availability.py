@@ -23,14 +23,9 @@ def _is(word: Any) -> Uses:
     return lambda value: value == word
 
 
-def _other_than(*words: Any) -> Uses:
-    return lambda value: value not in words
-
-
 MISSING: tuple[tuple[str, Uses, str], ...] = (
     ("teacher", lambda teachers: len(teachers) > 1, "name one teacher"),
     ("teacher.template", _is("own"), "leave it out: the teacher reads the student's template"),
-    ("algorithm.signal", _other_than("sampled"), "use sampled"),
     (
         "resources.trainer_tensor_parallel",
         lambda ranks: ranks not in (None, 1),
@@ -50,6 +45,9 @@ def _combinations(config: Config) -> list[Problem]:
     if config.rollout.engine == "hf":
         message = "not available yet: a server elsewhere together with `engine: hf`"
         problems = [Problem("RN140", url, message, "leave rollout.engine out") for url in urls]
+    if config.algorithm.signal == "full" and len(config.teacher) > 1:
+        message = "not available yet: `signal: full` with several teachers"
+        problems.append(Problem("RN140", ("algorithm", "signal"), message, "use topk"))
     return problems
 
 

@@ -179,7 +179,7 @@ async def _run(
     built: Built, rewards: ProjectRewards, chosen: Chosen, emit: Emit
 ) -> list[ScoredRollout | Failure]:
     """All rollouts beside each other, then the teacher; everything is ended behind them."""
-    parts = replace(built.training, rewards=rewards)
+    parts = replace(built.training, rewards=rewards, signal=None)
     try:
         await built.engine.start(built.learner, _waiting(emit))
         async with parts.phase("rollout"):

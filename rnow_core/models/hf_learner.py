@@ -23,8 +23,10 @@ from rnow_core.models.optimizer import Optimizer, OptimizerSettings
 from rnow_core.models.ranks import OneRank
 from rnow_core.models.scoring import MEMORY_HINT, TokenLogprobs, score
 from rnow_core.models.shares import Share, share_out
+from rnow_core.models.signals import SignalTerm
 from rnow_core.models.training_pass import (
     COLUMNS,
+    WITH_SIGNAL,
     Objective,
     PassResult,
     TokenColumns,
@@ -47,7 +49,8 @@ class HFLearner:
     With several `ranks` every rank has the same weights and optimizer, and computes its share of each batch;
     gradients are summed, so that all of them take the same step. The other methods are rank 0's.
 
-    `average` is the moving average of the weights that a teacher wears: part of every step and checkpoint.
+    `average` is the moving average of the weights that a teacher wears: part of every step and checkpoint. With a
+    `term` the batches have signals of the teacher, and a divergence from it is part of the loss.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class HFLearner:
         micro_batch_tokens: int | None = None,
         ranks: OneRank | None = None,
         average: AveragedAdapter | None = None,
+        term: SignalTerm | None = None,
     ) -> None:
         self._lm = lm
         self.average = average
@@ -68,6 +72,8 @@ class HFLearner:
         self._device = device
         self._objective = objective
         self._token_logprobs = token_logprobs
+        self.term = term
+        self._names = COLUMNS if term is None else WITH_SIGNAL
         self._settings = settings
         self._budget = token_budget(micro_batch_tokens, lm.device.type)
         self._optimizer = Optimizer(lm.trainable_parameters(), settings)
@@ -134,7 +140,7 @@ class HFLearner:
         rate = self._settings.rate(step)
         if batch.trained_tokens == 0:
             self._step, self._rolled_back = step, False
-            return UpdateResult(0.0, 0.0, rate, 0, {name: [] for name in COLUMNS})
+            return UpdateResult(0.0, 0.0, rate, 0, {name: [] for name in self._names})
         with self._together(step):
             check_columns(batch)
             shares = share_out(batch, self._ranks.size)
@@ -156,12 +162,14 @@ class HFLearner:
             grad_norm=sum(norms) / len(norms),
             learning_rate=rate,
             micro_batches=sum(self._ranks.exchange(len(parts))),
-            columns=_join(self._ranks.exchange(_columns(passes)), shares),
+            columns=_join(self._ranks.exchange(_columns(passes)), shares, self._names),
         )
 
     def _pass(self, tokens: TokenColumns, parts: list[Slab], old_N: Tensor | None, total: int) -> PassResult:
         self._optimizer.zero_grad()
-        return run_pass(self._lm, self._token_logprobs, self._objective, tokens, parts, old_N, total)
+        return run_pass(
+            self._lm, self._token_logprobs, self._objective, tokens, parts, old_N, total, self.term
+        )
 
     @contextmanager
     def _together(self, step: int) -> Iterator[None]:
@@ -201,16 +209,16 @@ class HFLearner:
 
 
 def _columns(passes: list[PassResult]) -> Tensor:
-    """Columns [4, N] over the passes, on the CPU: the mean of `clipped`, the others from the first pass."""
-    columns_4N = passes[0].columns_4N.clone()
+    """Columns over the passes, on the CPU: the mean of `clipped`, the others from the first pass."""
+    columns_CN = passes[0].columns_CN.clone()
     clipped = COLUMNS.index("clipped")
-    columns_4N[clipped] = torch.stack([done.columns_4N[clipped] for done in passes]).mean(0)
-    return columns_4N.cpu()
+    columns_CN[clipped] = torch.stack([done.columns_CN[clipped] for done in passes]).mean(0)
+    return columns_CN.cpu()
 
 
-def _join(columns: Sequence[Tensor], shares: Sequence[Share]) -> dict[str, list[float]]:
+def _join(columns: Sequence[Tensor], shares: Sequence[Share], names: Sequence[str]) -> dict[str, list[float]]:
     """The ranks' columns in the order of the whole batch, by name."""
-    whole_4N = torch.empty(len(COLUMNS), sum(len(share.trained_N) for share in shares))
-    for columns_4N, share in zip(columns, shares, strict=True):
-        whole_4N[:, share.trained_N] = columns_4N
-    return dict(zip(COLUMNS, whole_4N.tolist(), strict=True))
+    whole_CN = torch.empty(len(names), sum(len(share.trained_N) for share in shares))
+    for columns_CN, share in zip(columns, shares, strict=True):
+        whole_CN[:, share.trained_N] = columns_CN
+    return dict(zip(names, whole_CN.tolist(), strict=True))

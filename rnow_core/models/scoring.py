@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rnow_core.errors import RnowError
 from rnow_core.models.causal_lm import CausalLM
-from rnow_core.models.columns import Slab, choose, ragged, slabs
+from rnow_core.models.columns import Chosen, Slab, choose, ragged, slabs
 from rnow_core.models.device import memory_errors
 from rnow_core.types import ScoreRequest
 
@@ -56,6 +56,11 @@ def through_head(
     )
 
 
+def hidden_before(lm: CausalLM, slab: Slab) -> Tensor:
+    """One forward pass: the hidden states [N, H] that predict the slab's chosen tokens."""
+    return lm.hidden(slab.ids_BL, segments=slab.segments).flatten(0, 1).index_select(0, slab.before_N)
+
+
 @torch.no_grad()
 def score(
     lm: CausalLM, requests: Sequence[ScoreRequest], token_logprobs: TokenLogprobs, budget: int
@@ -66,15 +71,14 @@ def score(
     beyond the model's rows, RunFailed when memory runs out.
     """
     for number, request in enumerate(requests):
-        _check_request(number, request)
+        check_request(number, request)
     if not any(request.start < len(request.ids) for request in requests):
         return [[] for _ in requests]
     ids_F = torch.tensor(list(chain.from_iterable(request.ids for request in requests)))
     lengths_R = torch.tensor([len(request.ids) for request in requests])
     lm.check_ids(int(ids_F.max()), "scoring")
     starts_R = torch.tensor([request.start for request in requests])
-    row_F, within_F = ragged(lengths_R)
-    chosen = choose(within_F >= starts_R[row_F], lengths_R)
+    chosen = choose_behind(starts_R, lengths_R)
     ids_N = ids_F[chosen.flat_N].to(lm.device)
     logp_N = torch.empty(len(ids_N), device=lm.device)
     with memory_errors("scoring", MEMORY_HINT):
@@ -85,7 +89,14 @@ def score(
     return [part.tolist() for part in parts]
 
 
-def _check_request(number: int, request: ScoreRequest) -> None:
+def choose_behind(starts_R: Tensor, lengths_R: Tensor) -> Chosen:
+    """The tokens from each row's start on."""
+    row_F, within_F = ragged(lengths_R)
+    return choose(within_F >= starts_R[row_F], lengths_R)
+
+
+def check_request(number: int, request: ScoreRequest) -> None:
+    """ValueError when a request asks for a token that nothing comes before, or that is not there."""
     if not 1 <= request.start <= len(request.ids):
         raise ValueError(
             f"score request {number}: start is {request.start}, expected 1 to {len(request.ids)} (its ids)"

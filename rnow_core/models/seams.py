@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from rnow_core.types import AdapterVersion, Batch, Completion, SamplingParams, ScoreRequest, UpdateResult
+from rnow_core.types import (
+    AdapterVersion,
+    Batch,
+    Completion,
+    SamplingParams,
+    ScoreRequest,
+    SignalScore,
+    SignalWish,
+    UpdateResult,
+)
 
 
 class Sampler(Protocol):
@@ -34,6 +43,12 @@ class Teacher(Protocol):
 
     async def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
         """One list a request: log p of ids[start:], in order."""
+        ...
+
+    async def score_with_signal(
+        self, requests: Sequence[ScoreRequest], wish: SignalWish
+    ) -> list[SignalScore]:
+        """The same, with what is wished for at every position of ids[start:]."""
         ...
 
     async def close(self) -> None:

@@ -65,4 +65,5 @@ def _take(batch: Batch, rows: Sequence[int], starts: Sequence[int]) -> Batch:
         mu=column(batch.mu),
         teacher=column(batch.teacher),
         task=column(batch.task),
+        signals=[batch.signals[row] for row in rows] if batch.signals else (),
     )

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from rnow_core.models.causal_lm import CausalLM
 from rnow_core.models.columns import Chosen, Slab, check_lengths, choose, slabs
-from rnow_core.models.scoring import TokenLogprobs, read_off
+from rnow_core.models.scoring import TokenLogprobs, hidden_before, read_off
+from rnow_core.models.signals import HiddenSignal, SignalColumn, SignalTerm, TopSignal, signal_column
 from rnow_core.types import Batch
 
 COLUMNS = ("old", "advantage", "clipped", "entropy")
+WITH_SIGNAL = (*COLUMNS, "divergence")
 
 
 class Objective(Protocol):
@@ -48,19 +50,20 @@ class TokenColumns:
     task_N: Tensor
     row_N: Tensor
     position_N: Tensor
+    signal: SignalColumn | None
 
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """Loss of the pass (a scalar on the device) and its per-token columns [4, N], named by COLUMNS."""
+    """Loss of the pass (a scalar on the device) and its per-token columns, named by COLUMNS or WITH_SIGNAL."""
 
     loss: Tensor
-    columns_4N: Tensor
+    columns_CN: Tensor
 
     @property
     def old_N(self) -> Tensor:
         """The logprobs that the pass took as those from before the update."""
-        return self.columns_4N[COLUMNS.index("old")]
+        return self.columns_CN[COLUMNS.index("old")]
 
 
 def prepare(batch: Batch, lm: CausalLM, budget: int) -> tuple[TokenColumns, list[Slab]]:
@@ -78,15 +81,18 @@ def prepare(batch: Batch, lm: CausalLM, budget: int) -> tuple[TokenColumns, list
 
 def _token_columns(batch: Batch, ids_F: Tensor, chosen: Chosen, device: torch.device) -> TokenColumns:
     def column(values: object) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32)[chosen.flat_N].to(device)
+        return torch.tensor(values, dtype=torch.float32)[chosen.flat_N]
 
+    ids_N, teacher_N = ids_F[chosen.flat_N], column(batch.teacher) if len(batch.teacher) else None
+    signals = [signal for signal in batch.signals if isinstance(signal, TopSignal | HiddenSignal)]
     return TokenColumns(
-        ids_N=ids_F[chosen.flat_N].to(device),
-        mu_N=column(batch.mu),
-        teacher_N=column(batch.teacher) if len(batch.teacher) else None,
-        task_N=column(batch.task),
+        ids_N=ids_N.to(device),
+        mu_N=column(batch.mu).to(device),
+        teacher_N=None if teacher_N is None else teacher_N.to(device),
+        task_N=column(batch.task).to(device),
         row_N=chosen.row_N.to(device),
         position_N=chosen.position_N.to(device),
+        signal=signal_column(signals, teacher_N, ids_N, device),
     )
 
 
@@ -108,18 +114,26 @@ def run_pass(
     parts: list[Slab],
     old_N: Tensor | None,
     total: int,
+    term: SignalTerm | None = None,
 ) -> PassResult:
     """Accumulate the gradient of (summed loss / `total`) over all micro-batches.
 
     `total` is the trained tokens of the whole step, of which these may be one rank's share: the shares' losses
     and gradients add up to the step's. Without `old_N` the pass's own logprobs are the old ones: no weight
-    changes before the pass is over.
+    changes before the pass is over. With `term` the divergence from the teacher is part of the loss.
     """
-    columns_4N = torch.zeros(len(COLUMNS), len(tokens.ids_N), device=lm.device)
+    names = COLUMNS if term is None else WITH_SIGNAL
+    columns_CN = torch.zeros(len(names), len(tokens.ids_N), device=lm.device)
     loss = torch.zeros((), device=lm.device)
     for part in parts:
         n = part.chosen_N
-        logp_N, entropy_N = read_off(lm, token_logprobs, part, tokens.ids_N[n])
+        divergence_N: Tensor | None = None
+        if term is None or tokens.signal is None:
+            logp_N, entropy_N = read_off(lm, token_logprobs, part, tokens.ids_N[n])
+        else:
+            divergence_N, logp_N, entropy_N = tokens.signal.divergence(
+                term, n, hidden_before(lm, part), lm.head, tokens.ids_N[n]
+            )
         loss_sum, columns = objective(
             logp_N,
             old_N=logp_N.detach() if old_N is None else old_N[n],
@@ -129,8 +143,21 @@ def run_pass(
             row_N=tokens.row_N[n],
             position_N=tokens.position_N[n],
         )
+        columns = {**columns, "entropy": entropy_N}
+        if term is not None:
+            loss_sum, columns["divergence"] = _with_divergence(loss_sum, divergence_N, term, tokens, n)
         torch.autograd.backward(loss_sum / total)
         loss += loss_sum.detach() / total
-        columns = {**columns, "entropy": entropy_N}
-        columns_4N[:, n] = torch.stack([columns[name].detach().float() for name in COLUMNS])
-    return PassResult(loss, columns_4N)
+        columns_CN[:, n] = torch.stack([columns[name].detach().float() for name in names])
+    return PassResult(loss, columns_CN)
+
+
+def _with_divergence(
+    loss_sum: Tensor, divergence_N: Tensor | None, term: SignalTerm, tokens: TokenColumns, chosen_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The loss with the weighted divergence, and its column: NaN on tokens that the teacher gave nothing."""
+    if divergence_N is None or tokens.signal is None:
+        return loss_sum, torch.full((len(chosen_N),), torch.nan, device=loss_sum.device)
+    scored_N = tokens.signal.scored_N[chosen_N]
+    column_N = divergence_N.detach().masked_fill(~scored_N, torch.nan)
+    return loss_sum + term.loss.weight * divergence_N.sum(), column_N

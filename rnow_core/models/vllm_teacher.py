@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeVar
 
 from rnow_core.errors import RnowError, RunFailed
+from rnow_core.models.signals import top_signal
 from rnow_core.models.vllm_binary import GENERATE, binary_body, decode_scores
 from rnow_core.models.vllm_completion import PATH
 from rnow_core.models.vllm_http import ServerError, VLLMClient
 from rnow_core.models.vllm_scores import given_logprob, scored_entries
 from rnow_core.models.vllm_topk import TopScores, check_top, read_top
-from rnow_core.types import ScoreRequest
+from rnow_core.types import ScoreRequest, SignalScore, SignalWish
 
 T = TypeVar("T")
 ENTRIES_IN_FLIGHT = 1 << 20
@@ -98,6 +99,21 @@ class VLLMTeacher:
         tokens = sum(len(request.ids) for request in requests)
         check_top(k, tokens, self._server, max_logprobs=self._max_logprobs, vocab_size=self._vocab)
         return await _each(requests, lambda request: self._top(request, k))
+
+    async def score_with_signal(
+        self, requests: Sequence[ScoreRequest], wish: SignalWish
+    ) -> list[SignalScore]:
+        """`top` as the learner takes it. A server gives no hidden states: ValueError where they are wished for."""
+        if wish.top is None:
+            raise ValueError("a server gives no hidden states")
+        found = await self.top(requests, wish.top)
+        return [
+            SignalScore(
+                scores.sampled_N.tolist(),
+                top_signal(scores.ids_NK, scores.logprobs_NK, scores.sampled_N, request),
+            )
+            for scores, request in zip(found, requests, strict=True)
+        ]
 
     async def close(self) -> None:
         """Nothing to free: the client is the caller's."""

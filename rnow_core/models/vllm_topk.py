@@ -11,16 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnow_core.errors import RnowError, RunFailed
+from rnow_core.models.top_limits import MAX_ENTRIES, MAX_TOP
 from rnow_core.models.vllm_completion import FLOOR
 from rnow_core.models.vllm_scores import Entry, checked_logprob, given_logprob
 from rnow_core.types import ScoreRequest
-
-MAX_TOP = 128
-"""A larger K adds next to no probability, and every id costs a JSON object a position."""
-
-MAX_ENTRIES = 8_000_000
-"""JSON objects of one call of `top`: 0.7 GB at 83 bytes, and minutes of the server's one front-end process (30 us each
-were measured on two busy cores)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -44,6 +44,7 @@ from rnow_core.preflight.rows import (
     unknown_rewards,
     unknown_teachers,
 )
+from rnow_core.preflight.signals import signal_findings
 from rnow_core.preflight.stages import check_stages
 from rnow_core.preflight.students import check_end_of_turn, check_ids, check_reasoning_mode, check_window
 from rnow_core.preflight.teacher_context import Setting, check_contexts, own_base, scored_windows
@@ -187,7 +188,7 @@ def _plan(config: Config, known: Known, project_dir: Path, found: Findings) -> d
         found.add(Finding("RN412", "error", error.message, error.hint, path="resources"))
         return {}
     found.extend([*memory_finding(plan), *server_findings(plan), *disk_finding(plan, project_dir)])
-    found.extend(context_finding(plan))
+    found.extend([*context_finding(plan), *signal_findings(config, plan)])
     return plan
 
 

@@ -24,6 +24,7 @@ from rnow_core.preflight.memory import (
     trained_parameters,
 )
 from rnow_core.preflight.model_facts import ModelFacts
+from rnow_core.preflight.signals import signal_bytes
 from rnow_core.types import Prompt
 
 GIB = 2**30
@@ -91,15 +92,25 @@ def _memory(config: Config, known: Known, rollouts: int, project_dir: Path) -> d
     served = engine == "vllm"
     here = not served or any(scores_here(teacher, project_dir) for teacher in config.teacher)
     sizes = sizes_of(config, bool(gpus), longest, known.context_tokens if here else 0)
+    signal = signal_bytes(
+        config, known.teacher or known.student, rollouts * config.rollout.max_tokens, sizes.width
+    )
     available = min(gpus) if gpus else machine_memory()
     local_teacher = None if served else known.teacher
     kv_tokens = 0
     if not served:
         least = longest + known.context_tokens
         kv_tokens = cache_tokens(
-            known.student, known.teacher, sizes, available, wanted=rollouts * longest, least=least
+            known.student,
+            known.teacher,
+            sizes,
+            available if gpus else available - signal,
+            wanted=rollouts * longest,
+            least=least,
         )
     memory = memory_plan(known.student, local_teacher, sizes, kv_tokens)
+    if signal and not gpus:
+        memory |= {"teacher_signal": signal, "total": memory["total"] + signal}
     needs = Needs(
         gpu_memory=available,
         student_weights=known.student.parameters * sizes.width,
@@ -118,6 +129,7 @@ def _memory(config: Config, known: Known, rollouts: int, project_dir: Path) -> d
         "placement": json.loads(json.dumps(asdict(placement))),
         "kv_tokens": kv_tokens,
         "memory": memory,
+        **({"teacher_signal_bytes": signal} if signal else {}),
         "memory_available": available,
         "memory_of_servers": server_memory(placement, needs),
     }

@@ -46,6 +46,10 @@ def tolerances(*, half_precision: bool, served: bool) -> Tolerances:
     return BFLOAT16 if half_precision else FLOAT32
 
 
+SIGNAL_GAP = 1e-3
+"""Logprobs that come with a signal are computed in another way than those without; a wrong position is off by nats."""
+
+
 @dataclass(frozen=True)
 class CheckResult:
     """One self-check: its name, whether it passed, and the figures."""
@@ -90,7 +94,15 @@ async def self_check(
         asked = [view.request for view in teacher_views(rollouts, name, parts)]
         async with parts.phase("score"):
             first, second = _flat(await teacher.score(asked)), _flat(await teacher.score(asked))
-        results.append(_repeats(name, first, second, tolerances))
+        results.append(_repeats(f"teacher '{name}' repeats itself", first, second, tolerances.repeat))
+        if parts.signal is not None:
+            async with parts.phase("score"):
+                answers = await teacher.score_with_signal(asked, parts.signal)
+            third, what = (
+                _flat([answer.logprobs for answer in answers]),
+                f"the signal of teacher '{name}' fits",
+            )
+            results.append(_repeats(what, first, third, max(tolerances.repeat, SIGNAL_GAP)))
     return results
 
 
@@ -148,13 +160,12 @@ def _same_prompts(rollouts: Sequence[Rollout], parts: RolloutParts) -> CheckResu
     return CheckResult(name, not different, detail)
 
 
-def _repeats(teacher: str, first: list[float], second: list[float], limits: Tolerances) -> CheckResult:
-    name = f"teacher '{teacher}' repeats itself"
+def _repeats(name: str, first: list[float], second: list[float], limit: float) -> CheckResult:
     if problem := _unusable(first, second):
         return CheckResult(name, False, problem)
     worst = max(map(abs, _gaps(first, second)))
-    detail = f"largest difference {worst:.2e} between two scorings of {len(first)} tokens (limit {limits.repeat:g})"
-    return CheckResult(name, worst <= limits.repeat, detail)
+    detail = f"largest difference {worst:.2e} between two scorings of {len(first)} tokens (limit {limit:g})"
+    return CheckResult(name, worst <= limit, detail)
 
 
 def _unusable(first: list[float], second: list[float]) -> str | None:
@@ -174,5 +185,5 @@ def _divergence(gaps: list[float]) -> float:
     return math.fsum(math.expm1(min(gap, MAX_GAP)) - gap for gap in gaps) / len(gaps)
 
 
-def _flat(rows: list[list[float]]) -> list[float]:
+def _flat(rows: Sequence[Sequence[float]]) -> list[float]:
     return [value for row in rows for value in row]

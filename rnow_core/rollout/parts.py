@@ -12,7 +12,7 @@ from rnow_core.data.teacher_context import TeacherContext
 from rnow_core.env.toolbox import ToolBox, ToolSession
 from rnow_core.models.seams import Sampler, Teacher
 from rnow_core.rollout.agent import Agent
-from rnow_core.types import Message, Prompt, SamplingParams
+from rnow_core.types import Message, Prompt, SamplingParams, SignalWish
 
 NO_CONTEXT = TeacherContext()
 
@@ -55,6 +55,8 @@ class RolloutParts:
     """Tools and limits of episodes with several turns; None where no row has any."""
     toolbox: ToolBox | None = None
     """Where tools and sandboxed rewards run; None where there are none."""
+    signal: SignalWish | None = None
+    """What teachers are asked for beside the logprobs of sampled ids; None for nothing."""
     deadline: float | None = None
     """Seconds for a whole rollout, tool calls included; None for no limit."""
     max_staleness: int | None = None

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from rnow_core.algo.groups import group_advantages
 from rnow_core.env.toolbox import ToolSession
 from rnow_core.errors import RunFailed
+from rnow_core.models.seams import Teacher
 from rnow_core.rollout.parts import RolloutParts
-from rnow_core.types import Rollout, ScoredRollout, ScoreRequest
+from rnow_core.types import Rollout, ScoredRollout, ScoreRequest, SignalWish, TeacherSignal
 
 
 async def score_rewards(
@@ -44,16 +45,33 @@ async def score_with_teachers(rollouts: Sequence[ScoredRollout], parts: RolloutP
 async def _score_with(name: str, rollouts: list[ScoredRollout], parts: RolloutParts) -> list[ScoredRollout]:
     """Score with one teacher."""
     views = teacher_views([scored.rollout for scored in rollouts], name, parts)
-    scores = await parts.teachers[name].score([view.request for view in views])
+    scores, signals = await _ask(parts.teachers[name], rollouts, views, parts.signal)
     return [
         replace(
             scored,
             teacher=name,
             teacher_prompt_text=view.prompt_text,
             teacher_logprobs_T=align(scored.rollout, logprobs, name, view.unscored),
+            signal=signal,
         )
-        for scored, view, logprobs in zip(rollouts, views, scores, strict=True)
+        for scored, view, logprobs, signal in zip(rollouts, views, scores, signals, strict=True)
     ]
+
+
+async def _ask(
+    teacher: Teacher, rollouts: Sequence[ScoredRollout], views: Sequence[TeacherView], wish: SignalWish | None
+) -> tuple[Sequence[Sequence[float]], Sequence[TeacherSignal | None]]:
+    """Logprobs of every response, and what is wished for of its sampled tokens, as far as the teacher reads."""
+    requests = [view.request for view in views]
+    if wish is None:
+        return await teacher.score(requests), [None] * len(views)
+    found = await teacher.score_with_signal(requests, wish)
+    signals = []
+    for scored, answer in zip(rollouts, found, strict=True):
+        trajectory = scored.rollout.trajectory
+        mask = trajectory.mask_T[trajectory.prompt_length :][: len(answer.signal)]
+        signals.append(answer.signal.take([place for place, sampled in enumerate(mask) if sampled]))
+    return [answer.logprobs for answer in found], signals
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,11 +39,11 @@ def step_metrics(
     teacher_kl/dataset_<i>, /<teacher> (more than one), /turn_<n> (more than one), /truncated and /finished replies
     loss/policy, grad_norm, learning_rate    as the update returned them
     reward/mean, reward/<name>               means over the rollouts that have them; absent without rewards
-    advantage/mean, advantage/std            of the token advantages that the loss used (population std)
-    combined_advantage        another name of advantage/mean
+    advantage/mean (also combined_advantage), advantage/std  of the token advantages of the loss (population std)
     advantage/reward, advantage/reward_std   of their part from rewards, adv_tau * A_task; absent with adv_tau 0
-    advantage/teacher, advantage/teacher_std of the rest, clipped and discounted; absent without a teacher
+    advantage/teacher, advantage/teacher_std of the rest, clipped and discounted; absent without a teacher's advantage
     teacher/unscored_tokens   sampled tokens that did not fit into what the teacher reads; absent without a context
+    divergence                mean over scored tokens, before its weight; absent with `signal: sampled`
     entropy, clip_fraction                   token means, nats and share
     mismatch_kl               mean of exp(d) - d - 1, d = old - mu
     truncated_fraction, stop/<reason>        shares of the rollouts; repetition: of a reply's 8-grams, see there
@@ -96,6 +96,7 @@ class TrainedTokens:
     advantage_N: Floats
     clipped_N: Floats
     entropy_N: Floats
+    divergence_N: Floats | None
 
 
 def teacher_kl(scored: Sequence[ScoredRollout], tokens: TrainedTokens) -> Metrics:
@@ -127,7 +128,7 @@ def advantage_parts(tokens: TrainedTokens, adv_tau: float) -> Metrics:
     reward_N = adv_tau * tokens.task_N
     if adv_tau > 0.0:
         parts["advantage/reward"] = reward_N
-    if tokens.teacher_N is not None:
+    if tokens.teacher_N is not None and tokens.divergence_N is None:
         scored_N = ~np.isnan(tokens.teacher_N)
         parts["advantage/teacher"] = (tokens.advantage_N - reward_N)[scored_N]
     return {
@@ -203,6 +204,7 @@ def _trained_tokens(scored: Sequence[ScoredRollout], batch: Batch, update: Updat
         advantage_N=_column(update, "advantage", count),
         clipped_N=_column(update, "clipped", count),
         entropy_N=_column(update, "entropy", count),
+        divergence_N=_column(update, "divergence", count) if "divergence" in update.columns else None,
     )
 
 
@@ -233,7 +235,12 @@ def _token_means(tokens: TrainedTokens) -> Metrics:
         "entropy": _mean(tokens.entropy_N),
         "mismatch_kl": mismatch_kl(tokens.old_N, tokens.mu_N),
         "clip_fraction": _mean(tokens.clipped_N),
+        **_divergence(tokens.divergence_N),
     }
+
+
+def _divergence(divergence_N: Floats | None) -> Metrics:
+    return {} if divergence_N is None else {"divergence": _mean(divergence_N[~np.isnan(divergence_N)])}
 
 
 def _stops(scored: Sequence[ScoredRollout]) -> Metrics:

@@ -102,7 +102,8 @@ def trace_record(scored: ScoredRollout, columns: Mapping[str, Column], pieces: P
 
     `prompt_ids` is the first prompt. `ids` is everything behind it, and each of `pieces`, `mask`, `turns`,
     `sampler`, `trainer`, `teacher`, `kl`, `advantage`, `entropy` has one entry for each of `ids`: null where
-    there is no value. kl = trainer - teacher on trained tokens. `teacher` is null on tokens behind what it reads.
+    there is no value; so has `divergence`, where the run's loss is one. kl = trainer - teacher on trained tokens.
+    `teacher` is null on tokens behind what it reads.
 
     Args:
         scored: the rollout.
@@ -132,6 +133,9 @@ def trace_record(scored: ScoredRollout, columns: Mapping[str, Column], pieces: P
         **_kl(trainer, teacher),
         "advantage": _rounded(columns["advantage"][start:]),
         "entropy": _rounded(columns["entropy"][start:]),
+        **(
+            {"divergence": _rounded(_known(columns["divergence"][start:]))} if "divergence" in columns else {}
+        ),
         "task_advantage": scored.task_advantage,
         "rewards": dict(scored.rewards),
         "reward": scored.reward,
@@ -184,9 +188,9 @@ def _check_lengths(columns: Mapping[str, Column], expected: int) -> None:
             raise ValueError(f"column {name!r} has {len(values)} entries, expected {expected}")
 
 
-def _known(values: Sequence[float]) -> Column:
+def _known(values: Sequence[float | None]) -> Column:
     """None for NaN: what the teacher gave no value."""
-    return [None if math.isnan(value) else value for value in values]
+    return [None if value is None or math.isnan(value) else value for value in values]
 
 
 def _where(values: Sequence[float], mask: Sequence[bool]) -> Column:

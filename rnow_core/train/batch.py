@@ -24,10 +24,11 @@ def to_batch(
     """
     trajectories = [scored.rollout.trajectory for scored in rollouts]
     lengths = [len(trajectory.ids_T) for trajectory in trajectories]
+    masks = [_mask(scored, mask_truncated, rewards_train) for scored in rollouts]
     return Batch(
         ids=list(chain.from_iterable(trajectory.ids_T for trajectory in trajectories)),
         lengths=lengths,
-        mask=list(chain.from_iterable(_mask(scored, mask_truncated, rewards_train) for scored in rollouts)),
+        mask=list(chain.from_iterable(masks)),
         mu=list(chain.from_iterable(trajectory.mu_T for trajectory in trajectories)),
         teacher=list(chain.from_iterable(scored.teacher_logprobs_T or () for scored in rollouts)),
         task=list(
@@ -36,6 +37,11 @@ def to_batch(
                 for scored, length in zip(rollouts, lengths, strict=True)
             )
         ),
+        signals=[
+            scored.signal if any(mask) else scored.signal.take(())
+            for scored, mask in zip(rollouts, masks, strict=True)
+            if scored.signal is not None
+        ],
     )
 
 

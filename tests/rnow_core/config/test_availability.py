@@ -14,7 +14,6 @@ def missing(project, *overrides):
         (["teacher=[{path: ./a, name: a}, {path: ./b, name: b}]"], "teacher"),
         (["teacher.url=http://localhost:8000", "rollout.engine=hf"], "teacher.url"),
         (["teacher.template=own"], "teacher.template"),
-        (["algorithm.signal=topk"], "algorithm.signal"),
         (["logging.trackio=true"], "logging.trackio"),
         (["resources.trainer_tensor_parallel=2"], "resources.trainer_tensor_parallel"),
     ],
@@ -53,6 +52,8 @@ def test_a_feature_without_engine_part_loads_and_is_refused_by_name(project, ove
         ["eval.file=v.jsonl", "eval.group_size=2", "eval.max_tokens=9", "teacher.eval_baseline=true"],
         ["eval.file=v.jsonl", "eval.pass_at=[1, 4]", "eval.pass_threshold=0.5"],
         ["logging.wandb_project=x", "logging.keep_rollouts=0"],
+        ["algorithm.signal=topk", "algorithm.topk=8", "algorithm.divergence=forward"],
+        ["algorithm.signal=full", "algorithm.divergence=jsd", "algorithm.beta_jsd=0.2"],
     ],
 )
 def test_what_the_engine_has_is_not_refused(project, overrides):

@@ -27,6 +27,7 @@ def make(ranks, device: DeviceThread, setup: dict) -> HFLearner:
         settings=OptimizerSettings(**({"learning_rate": 1e-2, "total_steps": 10} | setup["settings"])),
         micro_batch_tokens=setup.get("tokens"),
         ranks=ranks,
+        term=setup.get("term"),
     )
     if ranks.rank:
         with torch.no_grad():
