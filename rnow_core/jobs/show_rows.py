@@ -16,7 +16,7 @@ from rnow_core.data.renderer import Renderer
 from rnow_core.data.rows import load_prompts
 from rnow_core.env.tool_types import ToolInfo, tools_of
 from rnow_core.errors import Finding, FindingsError, UsageError
-from rnow_core.preflight.check import CONFIG_FILE
+from rnow_core.preflight.check import CONFIG_FILE, context_window_of
 from rnow_core.preflight.conversations import check_conversations
 from rnow_core.preflight.models import read_model
 from rnow_core.preflight.report import Findings, presented
@@ -84,8 +84,7 @@ def show_rows(request: ShowRequest) -> Shown:
     student = read_model(config.model.path, folder, "model.path", found)
     window = None
     if student.facts:
-        known = student.facts.context_window
-        window = min(config.rollout.max_context_window or known, known)
+        window = context_window_of(config, student.facts)
     _, project = check_conversations(folder, loaded, student, window, rows, [], found)
     findings = [item for item in presented(found.items, folder) if item.code not in OF_THE_RUN]
     places = {(row.file, row.line) for row in rows}

@@ -12,7 +12,7 @@ Suffixes: T tokens of the row, S conversations, H query heads, K key heads, L to
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -76,9 +76,9 @@ def packed_attention(
 
     `sliding_window` counts the token itself. Raises Unpackable when the model asks for anything else.
     """
-    unknown = sorted(name for name, given in rest.items() if given is not None and name not in UNUSED)
-    if segments is None or attention_mask is not None or unknown or rest.get("is_causal") is False:
-        raise Unpackable(f"{type(module).__name__}: {', '.join(unknown) or 'no segments'}")
+    require_plain(module, attention_mask, rest)
+    if segments is None:
+        raise Unpackable(f"{type(module).__name__}: no segments")
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
@@ -92,6 +92,13 @@ def packed_attention(
 
 
 AttentionInterface.register(NAME, packed_attention)
+
+
+def require_plain(module: Any, attention_mask: Tensor | None, rest: Mapping[str, Any]) -> None:
+    """Raise Unpackable when a layer's attention has a mask, is not causal, or is given arguments not known here."""
+    unknown = sorted(name for name, given in rest.items() if given is not None and name not in UNUSED)
+    if attention_mask is not None or unknown or rest.get("is_causal") is False:
+        raise Unpackable(f"{type(module).__name__}: {', '.join(unknown) or 'a mask, or no causal attention'}")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from transformers import AttentionInterface
 
 from rnow_core.models.causal_lm import CausalLM
 from rnow_core.models.kv_cache import PromptCache
-from rnow_core.models.packed_attention import UNUSED, Unpackable, attention_as
+from rnow_core.models.packed_attention import Unpackable, attention_as, require_plain
 from rnow_core.models.packing_probe import TOLERANCE_FLOAT32, TOLERANCE_HALF
 
 NAME = "rnow_behind_prefix"
@@ -99,9 +99,9 @@ def attention_behind(
     The prefix is laid out once a call, for some rows; the rows take turns behind it. Raises Unpackable when the model
     asks for what is not known here.
     """
-    unknown = sorted(name for name, given in rest.items() if given is not None and name not in UNUSED)
-    if shared_prefix is None or attention_mask is not None or unknown or rest.get("is_causal") is False:
-        raise Unpackable(f"{type(module).__name__}: {', '.join(unknown) or 'no prefix'}")
+    require_plain(module, attention_mask, rest)
+    if shared_prefix is None:
+        raise Unpackable(f"{type(module).__name__}: no prefix")
     before, length = shared_prefix.length, query.shape[2]
     together = max(1, min(query.shape[0], shared_prefix.expanded // (before + length)))
     keys = _laid_out(shared_prefix.keys[module.layer_idx], key, together)

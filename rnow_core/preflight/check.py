@@ -107,7 +107,7 @@ def check_loaded(project_dir: Path, loaded: LoadedConfig) -> Report:
     student = read_model(config.model.path, project_dir, "model.path", found)
     if config.model.adapter:
         found.extend(check_adapter(config.model.adapter, project_dir))
-    window = _context_window(config, student.facts) if student.facts else None
+    window = context_window_of(config, student.facts) if student.facts else None
     rows = _read_rows(project_dir, config, found)
     options = template_options(config.rollout.reasoning_mode)
     _check_student_text(config, student, options, found)
@@ -192,7 +192,7 @@ def _plan(config: Config, known: Known, project_dir: Path, found: Findings) -> d
     return plan
 
 
-def _context_window(config: Config, student: ModelFacts) -> int:
+def context_window_of(config: Config, student: ModelFacts) -> int:
     """The tokens of a conversation: what the config says, at most what the student was made for."""
     return min(config.rollout.max_context_window or student.context_window, student.context_window)
 

@@ -1,40 +1,16 @@
 """The line and the summary of `rnow generate` on a real pseudo-terminal, and in all widths."""
 
-import fcntl
-import os
-import pty
 import re
-import struct
-import subprocess
 import sys
-import termios
 
 import pytest
 from teacher_server import Fault, teacher
+from terminal import on_terminal
 
 from rnow.display.generate import progress_line, show_summary
 from rnow_core.track.events import Event
 
 ESCAPE = re.compile(r"\x1b\[([0-9;?]*)([a-zA-Z])")
-
-
-def on_terminal(command, cwd, columns):
-    """Exit code and everything that a process writes to its terminal."""
-    leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    settings = {**os.environ, "TERM": "xterm-256color"}
-    process = subprocess.Popen(
-        command, cwd=cwd, stdin=follower, stdout=follower, stderr=follower, env=settings
-    )
-    os.close(follower)
-    said = b""
-    try:
-        while chunk := os.read(leader, 4096):
-            said += chunk
-    except OSError:
-        pass  # Linux answers EIO when the other side is closed
-    os.close(leader)
-    return process.wait(timeout=60), said.decode()
 
 
 def screen(said, columns):
@@ -76,7 +52,7 @@ def test_the_live_line_ends_as_one_line_above_the_summary(tmp_path):
     command = [sys.executable, "-m", "rnow", "generate", "prompts.txt", "-t", "none", "-c", "2"]
     with teacher(faults, delay=0.4, cost=0.5) as server:
         server_options = ["--base-url", server.url, "--key-env", "none"]
-        code, said = on_terminal([*command, *server_options], tmp_path, columns)
+        code, said = on_terminal([*command, *server_options], tmp_path, columns=columns)
     assert code == 0, said
     assert said.count("\r\x1b[K") > 1
     line, *summary = screen(said, columns)

@@ -1,12 +1,7 @@
-import fcntl
-import os
-import pty
 import re
-import struct
-import subprocess
-import termios
 
 import pytest
+import terminal
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
@@ -16,25 +11,7 @@ def on_terminal(scripted, tmp_path):
     """Run a scripted `rnow run` on a pseudo-terminal: exit code and everything it wrote there."""
 
     def run(scenario, rows=40, cols=100, **env):
-        leader, follower = pty.openpty()
-        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-        process = subprocess.Popen(
-            scripted(scenario, "run"),
-            cwd=tmp_path,
-            stdin=follower,
-            stdout=follower,
-            stderr=follower,
-            env={**os.environ, "TERM": "xterm-256color", **env},
-        )
-        os.close(follower)
-        said = b""
-        try:
-            while chunk := os.read(leader, 4096):
-                said += chunk
-        except OSError:
-            pass  # Linux answers EIO when the other side is closed
-        os.close(leader)
-        return process.wait(timeout=60), said.decode()
+        return terminal.on_terminal(scripted(scenario, "run"), tmp_path, rows=rows, columns=cols, **env)
 
     return run
 
