@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,16 +57,15 @@ def running(folder: Path, tools: str = "add,fail,hang,picture,record,die", **opt
         server.stop()
 
 
-def serve(port: str, tools: str, transport: str, calls: str, key: str) -> None:
-    import uvicorn
-    from mcp.server.mcpserver import Context, Image, MCPServer
+def tool_functions(calls: Path) -> dict[str, Callable]:
+    """The tools by name; those that ran are noted, a line each, in the file `calls`."""
+    import anyio
+    from mcp.server.mcpserver import Context, Image
     from mcp.server.mcpserver.exceptions import ToolError
     from mcp.types import CallToolResult
 
-    server = MCPServer("tests", log_level="ERROR")
-
     def note(name: str) -> None:
-        with Path(calls).open("a") as file:
+        with calls.open("a") as file:
             file.write(f"{name}\n")
 
     def add(a: int, b: int) -> int:
@@ -88,8 +88,6 @@ def serve(port: str, tools: str, transport: str, calls: str, key: str) -> None:
 
     async def wait_for(path: str) -> str:
         """Waits until there is such a file."""
-        import anyio
-
         while not Path(path).exists():
             await anyio.sleep(0.02)
         return "there"
@@ -100,8 +98,6 @@ def serve(port: str, tools: str, transport: str, calls: str, key: str) -> None:
 
     async def hang() -> str:
         """Never ends."""
-        import anyio
-
         await anyio.sleep_forever()
         return ""
 
@@ -119,19 +115,19 @@ def serve(port: str, tools: str, transport: str, calls: str, key: str) -> None:
         os._exit(1)
 
     functions = (add, fail, long, hang, picture, record, die, remember, wait_for)
-    known = {tool.__name__: tool for tool in functions}
-    for name in tools.split(","):
-        shown, _, source = name.partition("=")
-        server.tool(name=shown)(known[source or shown])
-    app = server.sse_app() if transport == "sse" else server.streamable_http_app()
+    return {tool.__name__: tool for tool in functions}
 
-    async def guarded(scope, receive, send) -> None:
+
+def guarded(app, *, legacy: bool, key: str):
+    """The app behind a bearer token, where there is a key; a legacy one does not know the newer handshake."""
+
+    async def serve_or_refuse(scope, receive, send) -> None:
         headers = dict(scope.get("headers", ()))
         wanted = f"Bearer {key}".encode()
         status = 0
         if scope["type"] == "http" and key and headers.get(b"authorization") != wanted:
             status = 401
-        if transport == "legacy" and headers.get(b"mcp-method") == b"server/discover":
+        if legacy and headers.get(b"mcp-method") == b"server/discover":
             status = 404
         if not status:
             await app(scope, receive, send)
@@ -139,7 +135,20 @@ def serve(port: str, tools: str, transport: str, calls: str, key: str) -> None:
         await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    uvicorn.run(guarded, host="127.0.0.1", port=int(port), log_level="error")
+    return serve_or_refuse
+
+
+def serve(port: str, tools: str, transport: str, calls: str, key: str) -> None:
+    import uvicorn
+    from mcp.server.mcpserver import MCPServer
+
+    server, known = MCPServer("tests", log_level="ERROR"), tool_functions(Path(calls))
+    for name in tools.split(","):
+        shown, _, source = name.partition("=")
+        server.tool(name=shown)(known[source or shown])
+    app = server.sse_app() if transport == "sse" else server.streamable_http_app()
+    app = guarded(app, legacy=transport == "legacy", key=key)
+    uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="error")
 
 
 if __name__ == "__main__":
