@@ -14,15 +14,13 @@ import argparse
 import json
 import os
 import platform
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from head import cpu_name, peak_mib
+from alternating import cpu_name, milliseconds, peak_in_own_process, peak_mib
 from torch import Tensor
 
 from rnow_core.algo.divergence import CHUNK_BYTES, token_divergence
@@ -100,25 +98,13 @@ def measure(vocabulary: int, repeats: int) -> dict[str, object]:
     given = draw(vocabulary)
     values = [way(given).detach() for way in (ours, naive)]
     torch.testing.assert_close(*values, rtol=1e-3, atol=1e-4)
-    taken: dict[str, list[float]] = {name: [] for name in WAYS}
-    for round_number in range(repeats + 1):
-        for name, way in WAYS.items():
-            value = seconds(way, given)
-            if round_number >= 1:
-                taken[name].append(value)
+    times = milliseconds(
+        {name: partial(seconds, way, given) for name, way in WAYS.items()}, repeats, warm_up=1
+    )
     return {
-        name: {
-            "median_ms": round(statistics.median(times) * 1e3, 2),
-            "quartiles_ms": [round(q * 1e3, 2) for q in statistics.quantiles(times, n=4)[::2]],
-            "peak_extra_mib": peak_in_own_process(name, vocabulary),
-        }
-        for name, times in taken.items()
+        name: {**taken, "peak_extra_mib": peak_in_own_process(__file__, name, vocabulary)}
+        for name, taken in times.items()
     }
-
-
-def peak_in_own_process(name: str, vocabulary: int) -> float:
-    command = [sys.executable, __file__, "--peak-of", name, str(vocabulary)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def print_peak(name: str, vocabulary: int) -> None:

@@ -13,15 +13,12 @@ import argparse
 import json
 import os
 import platform
-import resource
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torch
+from alternating import cpu_name, milliseconds, peak_in_own_process, peak_mib
 from torch import Tensor
 
 from rnow_core.algo.head import token_logprobs
@@ -59,25 +56,13 @@ def seconds(way: Way, given: tuple[Tensor, Tensor, Tensor]) -> float:
 
 def measure(vocabulary: int, repeats: int) -> dict[str, object]:
     given = draw(vocabulary)
-    taken: dict[str, list[float]] = {name: [] for name in WAYS}
-    for round_number in range(repeats + 2):
-        for name, way in WAYS.items():
-            value = seconds(way, given)
-            if round_number >= 2:
-                taken[name].append(value)
+    times = milliseconds(
+        {name: partial(seconds, way, given) for name, way in WAYS.items()}, repeats, warm_up=2
+    )
     return {
-        name: {
-            "median_ms": round(statistics.median(values) * 1e3, 3),
-            "quartiles_ms": [round(q * 1e3, 3) for q in statistics.quantiles(values, n=4)[::2]],
-            "peak_extra_mib": peak_in_own_process(name, vocabulary),
-        }
-        for name, values in taken.items()
+        name: {**taken, "peak_extra_mib": peak_in_own_process(__file__, name, vocabulary)}
+        for name, taken in times.items()
     }
-
-
-def peak_in_own_process(name: str, vocabulary: int) -> float:
-    command = [sys.executable, __file__, "--peak-of", name, str(vocabulary)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def print_peak(name: str, vocabulary: int) -> None:
@@ -86,24 +71,6 @@ def print_peak(name: str, vocabulary: int) -> None:
     before = peak_mib()
     seconds(WAYS[name], given)
     print(round(peak_mib() - before, 1))
-
-
-def peak_mib() -> float:
-    """Highest resident size of this process so far, in MiB.
-
-    On Linux not ru_maxrss: that one starts at the size of the process that started this one.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def main() -> None:
